@@ -1,0 +1,22 @@
+// Package core is the only way in: every call of every protocol reaches the replicated machine through it, and carries
+// the principal who asks.
+//
+// Job: check rights early, bound and queue proposals, wait for their outcome, serve linearizable and serializable
+// reads, fan events out to watchers, keep the leader's clock of leases, verify passwords and tokens, change the
+// membership, watch the quota, and write the audit record of all that.
+//
+// Non-job: protocols (edge packages translate), consensus (replica), the meaning of a command (state decides again in
+// log order; what core decides early only spares the log), files and sockets.
+//
+// Invariants:
+//   - A request that may have reached a log is never proposed again, unless the machine itself refused it.
+//   - What a caller reads was authorized at the revision of the user store that held when the read ended.
+//   - All events of one revision of one watch leave in one message, in order, each once, without a gap.
+//   - Core starts no goroutine. Work is done by callers, by the applier (Apply) and by the clock (Tick).
+//   - No structure grows with the number of keys. Leases, watchers and tokens are counted and bounded by their owners.
+//
+// Lock order: Core.applyMu > lessor.mu > tokenStore.mu; proposals.mu is a leaf; hub shard > WatchStream.mu. None of
+// them is held across a call of Log or Peers.
+//
+// Key schema: core has none of its own; it reads rows through state and mvcc.
+package core
