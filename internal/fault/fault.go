@@ -18,17 +18,17 @@ type Kind uint8
 
 // The kinds. Their numbers travel between members, so the order never changes.
 const (
-	Internal           Kind = iota // a bug or a broken disk; the text is hidden from users
-	Invalid                        // the request can never succeed as written
-	NotFound                       // the named thing does not exist
-	Conflict                       // the request clashes with the state as it is now
-	OutOfRange                     // a revision or number outside what is kept
-	Denied                         // the principal is known and may not
-	Unauthenticated                // the principal is not known, or its token is not good any more
-	Exhausted                      // a quota or a queue is full
-	Unavailable                    // no leader, stopping, or timed out: the outcome may be unknown
-	Corrupt                        // stored bytes do not verify
-	Unsupported                    // this build or this member does not do that
+	Internal        Kind = iota // a bug or a broken disk; the text is hidden from users
+	Invalid                     // the request can never succeed as written
+	NotFound                    // the named thing does not exist
+	Conflict                    // the request clashes with the state as it is now
+	OutOfRange                  // a revision or number outside what is kept
+	Denied                      // the principal is known and may not
+	Unauthenticated             // the principal is not known, or its token is not good any more
+	Exhausted                   // a quota or a queue is full
+	Unavailable                 // no leader, stopping, or timed out: the outcome may be unknown
+	Corrupt                     // stored bytes do not verify
+	Unsupported                 // this build or this member does not do that
 	numKinds
 )
 

@@ -1,0 +1,50 @@
+# Every target works on a fresh machine with Go; the ones that need more say so.
+GO      ?= go
+BIN     := bin/holdfast
+CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
+
+.PHONY: build run test race lint conformance conformance-quick e2e torture scale bench fuzz clean
+
+build: ## the binary, in bin/holdfast
+	$(GO) build -trimpath -o $(BIN) ./cmd/holdfast
+
+run: build ## a secured server on an empty directory, shown at work; stays up until Ctrl-C
+	$(BIN) demo
+
+test: ## what CI runs: every test of the house and the short end-to-end tests
+	$(GO) vet ./...
+	$(GO) test ./...
+	cd test && $(GO) vet ./... && $(GO) test -short ./...
+	cd test/compat/etcd && $(GO) vet ./conformance && $(GO) test ./conformance
+
+race: ## the same under the race detector
+	$(GO) test -race ./...
+
+lint: ## vet, gofmt and staticcheck
+	@test -z "$$(gofmt -l cmd internal test)" || { echo "not gofmt'ed:"; gofmt -l cmd internal test; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+conformance: build ## etcd's own suite, whole (about 17 minutes on 2 cores)
+	$(CONFORM)
+
+conformance-quick: build ## the part of it that CI runs (under 6 minutes)
+	$(CONFORM) -minimal -run '^(TestKV.*|TestTxn.*|TestWatch.*|TestLease.*|TestMemberAdd|TestMemberRemove)$$'
+
+e2e: build ## end-to-end: guides' command lines, canary, bit flips
+	cd test && $(GO) test -count=1 -v -timeout 30m ./e2e
+
+torture: build ## kill -9 at random under load, 100 times on one member and on three
+	cd test && HOLDFAST_TORTURE=1 $(GO) test -count=1 -v -timeout 60m -run TestKill ./e2e
+
+scale: build ## a million keys: start, memory, disk, paged lists
+	cd test && HOLDFAST_SCALE=1 $(GO) test -count=1 -v -timeout 60m -run TestScale ./e2e
+
+bench: build ## server CPU per request beside etcd 3.7.3, A B A B, same load
+	cd test/compat/etcd && $(GO) run ./sidebyside -binary ../../../$(BIN)
+
+fuzz: ## every fuzz target for FUZZTIME (default 30s)
+	.ci/fuzz
+
+clean:
+	rm -rf bin

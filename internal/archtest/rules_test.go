@@ -1,0 +1,99 @@
+package archtest
+
+// layer is what one package may import of the house, and why it is where it is.
+type layer struct {
+	imports []string // packages below internal/ (or "cmd/holdfast") that non-test files may import
+	reason  string
+}
+
+// house is the import table. A package that is not in it does not exist: add it with its reason.
+var house = map[string]layer{
+	"cmd/holdfast":                 {[]string{"node", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
+	"internal/node":                {[]string{"etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
+	"internal/etcdapi":             {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault"}, "an edge: translates to core; state, mvcc and storage only for the types of core's calls"},
+	"internal/caapi":               {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault", "ca"}, "an edge: translates to core"},
+	"internal/core":                {[]string{"state", "mvcc", "storage", "replica", "policy", "fault", "audit", "seal"}, "the only way in; replica only for its types: node wires the two"},
+	"internal/state":               {[]string{"mvcc", "storage", "policy", "fault", "ca"}, "the deterministic machine"},
+	"internal/mvcc":                {[]string{"storage", "fault"}, "revisioned keyspace over storage"},
+	"internal/ca":                  {nil, "pure functions over crypto.Signer"},
+	"internal/policy":              {nil, "standard library only"},
+	"internal/fault":               {nil, "standard library only; every layer may use it"},
+	"internal/storage":             {nil, "ordered durable bytes; the file system is injected, so seal is not imported"},
+	"internal/storage/storagetest": {[]string{"storage"}, "storage's contract, run over every file system"},
+	"internal/replica":             {[]string{"storage", "seal", "policy", "fault"}, "one raft member; its machine is an interface that core implements"},
+	"internal/seal":                {nil, "keys, sealed formats, encrypting file system"},
+	"internal/authn":               {[]string{"policy", "fault", "ca"}, "socket to principal"},
+	"internal/audit":               {[]string{"seal", "policy", "fault"}, "the append-only record"},
+	"internal/archtest":            {nil, "this table"},
+	"internal/clustertest":         {[]string{"node", "etcdapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "tests only: whole clusters in one process"},
+}
+
+// door names the packages that may import a module or package; everybody else goes through them.
+type door struct {
+	path   string // import path or prefix of it
+	via    []string
+	reason string
+}
+
+var doors = []door{
+	{"go.etcd.io/raft", []string{"internal/replica"}, "consensus has one door"},
+	{"github.com/cockroachdb/pebble/v2/vfs", []string{"internal/storage", "internal/storage/storagetest", "internal/seal", "internal/replica", "internal/node", "internal/audit", "internal/clustertest", "cmd/holdfast"}, "the file system seam: everything durable goes through it, so that crash, fault and encryption are wrappers"},
+	{"github.com/cockroachdb/pebble", []string{"internal/storage", "internal/seal"}, "ordered storage has one door; seal speaks pebble's file system interface"},
+	{"go.etcd.io/etcd/api", []string{"internal/etcdapi"}, "etcd's wire types stay at the edge"},
+	{"go.etcd.io/etcd/etcdctl", []string{"cmd/holdfast"}, "etcdctl's tree runs in a process of its own"},
+	{"google.golang.org/grpc", []string{"internal/etcdapi", "internal/authn", "internal/node"}, "gRPC is an edge's business; authn hands it finished handshakes"},
+	{"github.com/spf13/cobra", []string{"cmd/holdfast"}, "commands live in the binary"},
+}
+
+// deterministic packages: no clock, randomness, goroutine, file or network.
+var deterministic = []string{"internal/state", "internal/mvcc", "internal/policy", "internal/fault"}
+
+// bannedInDeterministic lists imports that would let the outside in.
+var bannedInDeterministic = []string{"time", "math/rand", "math/rand/v2", "crypto/rand", "os", "net", "net/http", "log", "log/slog", "sync/errgroup"}
+
+// selectorRule bans pkg.name outside the listed packages.
+type selectorRule struct {
+	pkgPath string // import path that the selector's qualifier stands for; empty: any expression
+	names   []string
+	via     []string // packages that may
+	tests   bool     // the rule binds _test.go files too
+	reason  string
+}
+
+var selectors = []selectorRule{
+	{"", []string{"PeerCertificates", "VerifiedChains"}, []string{"internal/authn"}, false, "verification lives in authn alone"},
+	{"crypto/tls", []string{"Config"}, []string{"internal/authn"}, false, "authn is the only builder of tls.Config"},
+	{"holdfast.dev/holdfast/internal/policy", []string{"NewAnonymous", "NewHolder", "NewMember"}, []string{"internal/authn", "internal/clustertest"}, false, "only authn makes a principal of somebody else"},
+	{"holdfast.dev/holdfast/internal/policy", []string{"NewSystem"}, []string{"internal/core", "internal/node"}, false, "the clockwork is core's and node's"},
+	{"time", []string{"Sleep"}, nil, true, "wait on a condition; a sleep is a race with a date"},
+	{"math/rand", []string{"*"}, nil, false, "math/rand/v2 with an injected source, or crypto/rand"},
+}
+
+// limits are the hard numbers; the goals (500 lines a file, 100 a function) are in CONTRIBUTING.md.
+const (
+	maxFileLines     = 800
+	maxFuncLines     = 100
+	maxInterfaceSize = 5
+	maxExports       = 30
+)
+
+// wideInterfaces may have more than maxInterfaceSize methods.
+var wideInterfaces = map[string]string{}
+
+// longFuncs may have more than maxFuncLines lines.
+var longFuncs = map[string]string{}
+
+// manyExports may export more than maxExports top-level names, up to the number here.
+var manyExports = map[string]struct {
+	max    int
+	reason string
+}{
+	"internal/state": {100, "the vocabulary of the log: one exported type for each request, result and enumerated value"},
+	"internal/mvcc":  {60, "the vocabulary of queries and events: enumerations count one by one"},
+	"internal/core":  {60, "one request or answer type for some calls, all calls being methods of Core"},
+	"internal/fault": {30, "the kinds"},
+}
+
+// variables that may change after the program has started; every other package-level variable must be a sentinel
+// error, a compiled table, or an interface check.
+var mutableGlobals = map[string]string{}
