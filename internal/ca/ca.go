@@ -1,0 +1,199 @@
+// Package ca makes certificates, revocation lists and join tokens: pure functions over a crypto.Signer.
+//
+// Job: the shape of every certificate that Holdfast issues (root, one issuer per role, leaves by profile), the check of a
+// signing request, CRLs, the PEM and URI spellings, and the join token. Non-job: keeping keys, deciding who may have a
+// certificate, recording what was issued (state), checking presented certificates (authn).
+//
+// Invariants: no clock, no randomness, no goroutine and no file of its own: a Source brings the instant and the random
+// bytes. A certificate says only what its profile and its Request say: nothing is copied out of a signing request but
+// its public key, so a requester cannot name itself something that the caller did not decide. One issuer serves one
+// role; the issuer's own key usages forbid the certificates of another (a client issuer cannot make a server
+// certificate that anybody verifies). A root has path length 1 and an issuer has path length 0. No certificate outlives
+// its issuer.
+package ca
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"time"
+
+	"holdfast.dev/holdfast/internal/policy"
+)
+
+// Backdate is how far before now a certificate begins, for holders whose clock is behind.
+const Backdate = 5 * time.Minute
+
+// Source is the outside world of one call.
+type Source struct {
+	Now  time.Time // the instant of issue
+	Rand io.Reader // cryptographic randomness; crypto/rand.Reader outside tests
+}
+
+// Authority is a certificate that may sign, with its key.
+type Authority struct {
+	Certificate *x509.Certificate
+	Signer      crypto.Signer
+	Role        policy.Role // what an issuer certifies its holders as; RoleNone for a root
+}
+
+// Revocation is one line of a CRL.
+type Revocation struct {
+	Serial *big.Int
+	At     time.Time
+	Reason int // RFC 5280 section 5.3.1; 0 leaves it out
+}
+
+// ErrAuthority is returned when an Authority may not sign what is asked of it.
+var ErrAuthority = errors.New("this authority may not sign that")
+
+// GenerateKey makes a fresh ECDSA P-256 key.
+func GenerateKey(rand io.Reader) (*ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand)
+	if err != nil {
+		return nil, fmt.Errorf("make a P-256 key: %w", err)
+	}
+	return key, nil
+}
+
+// NewSerial returns a random serial number: 20 octets whose first bit is clear, never zero (RFC 5280 section 4.1.2.2).
+func NewSerial(rand io.Reader) (*big.Int, error) {
+	var b [20]byte
+	if _, err := io.ReadFull(rand, b[:]); err != nil {
+		return nil, fmt.Errorf("read randomness for a serial number: %w", err)
+	}
+	b[0] = b[0]&0x7f | 0x40 // a fixed length, and never zero
+	return new(big.Int).SetBytes(b[:]), nil
+}
+
+// NewRoot makes the self-signed root certificate of a cluster for key.
+func NewRoot(src Source, key crypto.Signer, cluster uint64, life time.Duration) (*x509.Certificate, error) {
+	t := &x509.Certificate{
+		Subject:     pkix.Name{Organization: []string{"Holdfast"}, CommonName: fmt.Sprintf("Holdfast root %016x", cluster)},
+		NotAfter:    src.Now.Add(life),
+		KeyUsage:    x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		IsCA:        true,
+		MaxPathLen:  1,
+		ExtKeyUsage: nil,
+	}
+	return sign(src, t, t, key.Public(), key)
+}
+
+// NewIssuer makes the certificate of the issuer for role (Member, Agent, Client or Admin), signed by root.
+func NewIssuer(src Source, root Authority, role policy.Role, key crypto.PublicKey, life time.Duration) (*x509.Certificate, error) {
+	name, usages := issuerShape(role)
+	if name == "" || root.Certificate == nil || !root.Certificate.IsCA || root.Role != policy.RoleNone || root.Certificate.MaxPathLen < 1 {
+		return nil, fmt.Errorf("issuer for role %d: %w", role, ErrAuthority)
+	}
+	t := &x509.Certificate{
+		Subject:        pkix.Name{Organization: []string{"Holdfast"}, CommonName: "Holdfast " + name + " issuer " + rootName(root.Certificate)},
+		NotAfter:       src.Now.Add(life),
+		KeyUsage:       x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		ExtKeyUsage:    usages,
+		IsCA:           true,
+		MaxPathLenZero: true,
+	}
+	return sign(src, t, root.Certificate, key, root.Signer)
+}
+
+// issuerShape returns an issuer's name and the only extended key usages that it can pass on.
+func issuerShape(role policy.Role) (string, []x509.ExtKeyUsage) {
+	switch role {
+	case policy.RoleMember:
+		return "member", []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	case policy.RoleAgent:
+		return "agent", []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	case policy.RoleClient:
+		return "client", []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	case policy.RoleAdmin:
+		return "admin", []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	case policy.RoleNone:
+	}
+	return "", nil
+}
+
+// rootName tells the issuers of two clusters apart: the last word of the root's common name.
+func rootName(root *x509.Certificate) string {
+	digest := RootDigest(root)
+	return fmt.Sprintf("%x", digest[:4])
+}
+
+// sign fills in what every certificate has and signs it.
+func sign(src Source, t, parent *x509.Certificate, pub crypto.PublicKey, by crypto.Signer) (*x509.Certificate, error) {
+	if err := CheckKey(pub); err != nil {
+		return nil, err
+	}
+	serial, err := NewSerial(src.Rand)
+	if err != nil {
+		return nil, err
+	}
+	keyID, err := subjectKeyID(pub)
+	if err != nil {
+		return nil, err
+	}
+	t.SerialNumber, t.SubjectKeyId, t.BasicConstraintsValid = serial, keyID, true
+	t.NotBefore = src.Now.Add(-Backdate)
+	if t != parent {
+		if parent.NotAfter.Before(t.NotAfter) {
+			t.NotAfter = parent.NotAfter
+		}
+		if parent.NotBefore.After(t.NotBefore) {
+			t.NotBefore = parent.NotBefore
+		}
+	}
+	if !t.NotAfter.After(src.Now) {
+		return nil, fmt.Errorf("the certificate would be expired (its issuer ends at %s): %w", parent.NotAfter.UTC().Format(time.RFC3339), ErrAuthority)
+	}
+	der, err := x509.CreateCertificate(src.Rand, t, parent, pub, by)
+	if err != nil {
+		return nil, fmt.Errorf("sign certificate: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("read back the signed certificate: %w", err)
+	}
+	return cert, nil
+}
+
+// subjectKeyID is RFC 7093 section 2 method 1: the left-most 160 bits of the SHA-256 of the public key bits.
+func subjectKeyID(pub crypto.PublicKey) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("encode public key: %w", err)
+	}
+	var spki struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(der, &spki); err != nil {
+		return nil, fmt.Errorf("read public key: %w", err)
+	}
+	sum := sha256.Sum256(spki.Key.Bytes)
+	return sum[:20], nil
+}
+
+// SignCRL returns a DER revocation list of by. Number must grow with every list of one issuer.
+func SignCRL(src Source, by Authority, number *big.Int, next time.Time, revoked []Revocation) ([]byte, error) {
+	if by.Certificate == nil || by.Certificate.KeyUsage&x509.KeyUsageCRLSign == 0 {
+		return nil, fmt.Errorf("revocation list: %w", ErrAuthority)
+	}
+	entries := make([]x509.RevocationListEntry, len(revoked))
+	for i, r := range revoked {
+		entries[i] = x509.RevocationListEntry{SerialNumber: r.Serial, RevocationTime: r.At, ReasonCode: r.Reason}
+	}
+	der, err := x509.CreateRevocationList(src.Rand, &x509.RevocationList{
+		Number: number, ThisUpdate: src.Now, NextUpdate: next, RevokedCertificateEntries: entries,
+	}, by.Certificate, by.Signer)
+	if err != nil {
+		return nil, fmt.Errorf("sign revocation list: %w", err)
+	}
+	return der, nil
+}
