@@ -41,7 +41,7 @@ scale: build ## a million keys: start, memory, disk, paged lists
 	cd test && HOLDFAST_SCALE=1 $(GO) test -count=1 -v -timeout 60m -run TestScale ./e2e
 
 bench: build ## server CPU per request beside etcd 3.7.3, A B A B, same load
-	cd test/compat/etcd && $(GO) run ./sidebyside -binary ../../../$(BIN)
+	cd test/bench && $(GO) run . -binary ../../$(BIN)
 
 fuzz: ## every fuzz target for FUZZTIME (default 30s)
 	.ci/fuzz
