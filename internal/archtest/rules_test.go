@@ -8,8 +8,11 @@ type layer struct {
 
 // house is the import table. A package that is not in it does not exist: add it with its reason.
 var house = map[string]layer{
-	"cmd/holdfast":                 {[]string{"node", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
-	"internal/node":                {[]string{"etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
+	"cmd/holdfast":                 {[]string{"node", "node/config", "node/etcdflags", "node/logs", "caapi", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
+	"internal/node":                {[]string{"node/config", "etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
+	"internal/node/config":         {nil, "the one strict configuration; a leaf, so that flags, logs and the composition root agree on it"},
+	"internal/node/etcdflags":      {[]string{"node/config"}, "etcd's flags, variables and file, translated into that configuration"},
+	"internal/node/logs":           {[]string{"node/config"}, "log formats and outputs"},
 	"internal/etcdapi":             {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault"}, "an edge: translates to core; state, mvcc and storage only for the types of core's calls"},
 	"internal/caapi":               {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault", "ca"}, "an edge: translates to core"},
 	"internal/core":                {[]string{"state", "mvcc", "storage", "replica", "policy", "fault", "audit", "seal"}, "the only way in; replica only for its types: node wires the two"},
