@@ -1,0 +1,85 @@
+package mvcc
+
+import (
+	"holdfast.dev/holdfast/internal/storage"
+)
+
+// Sweep removes rows that the published compaction made unreachable. It works off at most budget rows of the revision log
+// and reports whether there is more to do. It may run beside readers and a Writer. Where it stands is kept in the engine, by this member
+// alone; nothing that can be asked of the space depends on it.
+func (s *Space) Sweep(e *storage.Engine, budget int) (more bool, err error) {
+	s.sweepMu.Lock()
+	defer s.sweepMu.Unlock()
+	compacted := s.CompactRevision()
+	var mark sweepMark
+	var buf [3]byte
+	markKey := appendMetaKey(buf[:0], s.id, 's')
+	row, ok, err := e.Get(markKey, nil)
+	if err == nil && ok {
+		err = mark.decode(row)
+	}
+	if err != nil || mark.cut >= compacted {
+		return false, err
+	}
+	b := e.NewBatch()
+	more, err = s.sweepInto(e, b, &mark, sweepTo{compacted, budget})
+	if err == nil {
+		b.Set(markKey, mark.append(nil))
+		err = e.Apply(b)
+	}
+	return more && err == nil, firstError(err, b.Close())
+}
+
+// sweepTo is how far one call may go.
+type sweepTo struct {
+	compacted int64
+	budget    int
+}
+
+func (s *Space) sweepInto(e *storage.Engine, b *storage.Batch, mark *sweepMark, to sweepTo) (more bool, err error) {
+	span := tableSpan(s.id, tableLog)
+	if mark.rev > mark.cut {
+		span.Start = append(appendStampKey(nil, s.id, tableLog, mark.rev, mark.sub), 0)
+	} else { // the rows of the last compact revision are looked at once more: see below
+		span.Start = appendStampKey(nil, s.id, tableLog, mark.cut, 0)
+	}
+	span.End = appendStampKey(nil, s.id, tableLog, to.compacted+1, 0)
+	it, err := e.NewIter(span)
+	if err != nil {
+		return false, err
+	}
+	var key []byte
+	for ok := it.First(); ok; ok = it.Next() {
+		if to.budget--; to.budget < 0 {
+			more = true
+			break
+		}
+		var row logRow
+		if err := row.decode(it.Key(), it.Value()); err != nil {
+			return false, firstError(err, it.Close())
+		}
+		// The events of the compact revision itself can still be asked for, also those of a key that changed twice in it.
+		if row.hasPrev && (row.rev < to.compacted || row.prevRev < row.rev) {
+			key = appendVersionKey(key[:0], s.id, row.key, row.prevRev, row.prevSub)
+			b.Delete(key)
+		}
+		if row.deleted { // nothing precedes it any more, so that it says what no row says as well
+			key = appendVersionKey(key[:0], s.id, row.key, row.rev, row.sub)
+			b.Delete(key)
+		}
+		mark.rev, mark.sub = row.rev, row.sub
+	}
+	if err := it.Close(); err != nil || more {
+		return more, err
+	}
+	// The rows of the compact revision itself stay: a watch may start there.
+	b.DeleteRange(storage.Span{
+		Start: appendStampKey(nil, s.id, tableLog, mark.cut, 0), End: appendStampKey(nil, s.id, tableLog, to.compacted, 0),
+	})
+	b.DeleteRange(storage.Span{
+		Start: appendStampKey(nil, s.id, tableBirths, mark.cut, 0),
+		End:   appendStampKey(nil, s.id, tableBirths, to.compacted+1, 0),
+	})
+	mark.cut = to.compacted
+	return false, nil
+}
