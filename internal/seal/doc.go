@@ -12,7 +12,8 @@
 // newest stream segment; both are told apart from tampering, and neither loses a byte that was synced.
 // A failed write or sync of a file is final for its handle.
 //
-// Lock order: Keyring.mu is a leaf. A StreamWriter belongs to one goroutine, except for its ReadFrame.
+// Lock order: Keyring.change before Keyring.mu, which is a leaf; FS.mu is a leaf. A StreamWriter belongs to one
+// goroutine, except for its ReadFrame.
 //
 // Formats: docs/formats/keyring.md, sealed-object.md, sealed-stream.md.
 package seal
