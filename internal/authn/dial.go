@@ -11,7 +11,8 @@ import (
 
 // Target is the other end of an outgoing connection, and what it has to prove.
 type Target struct {
-	Host string // name or address that its certificate must be for; not looked at when Member is set
+	Network string // "tcp" or "unix"; empty: "tcp"
+	Host    string // name or address that its certificate must be for; not looked at when Member is set
 	// Member is the member that it must be; with an issued identity its certificate must name it. 0: any.
 	Member    uint64
 	Protocols []string // ALPN, in order of preference
@@ -23,6 +24,9 @@ func (i *Identity) Dial(ctx context.Context, dialer *net.Dialer, address string,
 	if dialer == nil {
 		dialer = &net.Dialer{}
 	}
+	if t.Network == "" {
+		t.Network = "tcp"
+	}
 	if t.Host == "" {
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
@@ -32,7 +36,7 @@ func (i *Identity) Dial(ctx context.Context, dialer *net.Dialer, address string,
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
 	defer cancel()
-	raw, err := dialer.DialContext(ctx, "tcp", address)
+	raw, err := dialer.DialContext(ctx, t.Network, address)
 	if err != nil {
 		return nil, err
 	}
