@@ -18,7 +18,7 @@ var house = map[string]layer{
 	"internal/core":                {[]string{"state", "mvcc", "storage", "replica", "policy", "fault", "audit", "seal"}, "the only way in; replica only for its types: node wires the two"},
 	"internal/state":               {[]string{"mvcc", "storage", "policy", "fault", "ca"}, "the deterministic machine"},
 	"internal/mvcc":                {[]string{"storage", "fault"}, "revisioned keyspace over storage"},
-	"internal/ca":                  {nil, "pure functions over crypto.Signer"},
+	"internal/ca":                  {[]string{"policy"}, "pure functions over crypto.Signer; policy only for the names of roles and certificates"},
 	"internal/policy":              {nil, "standard library only"},
 	"internal/fault":               {nil, "standard library only; every layer may use it"},
 	"internal/storage":             {nil, "ordered durable bytes; the file system is injected, so seal is not imported"},
@@ -95,6 +95,8 @@ var manyExports = map[string]struct {
 	"internal/mvcc":  {60, "the vocabulary of queries and events: enumerations count one by one"},
 	"internal/core":  {60, "one request or answer type for some calls, all calls being methods of Core"},
 	"internal/fault": {30, "the kinds"},
+	"internal/ca":    {45, "a profile and a refusal counts one by one"},
+	"internal/authn": {45, "one type for each thing that node wires (identity, gate, socket, registry) with its options; sides and routes count one by one"},
 	"internal/seal":  {38, "six faults and five key providers, each one constructor, beside the keyring, the two formats and the file system"},
 }
 

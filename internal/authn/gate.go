@@ -37,7 +37,19 @@ type GateOptions struct {
 	Log      *slog.Logger
 	Now      func() time.Time
 
+	// Refused is told of every certificate that was refused, for the audit record. Nil: nobody.
+	Refused func(Refusal)
+
 	MaxHandshakes, MaxHandshakesPerAddress int // 0: 512 and 128
+}
+
+// Refusal is a certificate that was refused.
+type Refusal struct {
+	Side                    Side
+	Remote, ServerName      string
+	Subject, Issuer, Serial string
+	Reason                  string // in plain language
+	Err                     error
 }
 
 // Gate accepts the connections of one socket, finds out who is there, and hands them to the server of their protocol.
@@ -51,8 +63,11 @@ type Gate struct {
 
 	ctx    context.Context //nolint:containedctx // ends with Close
 	cancel context.CancelFunc
-	work   sync.WaitGroup
-	once   sync.Once
+	work   sync.WaitGroup // handshakes; grows only while Serve runs
+
+	mu      sync.Mutex
+	stopped bool
+	serving sync.WaitGroup
 }
 
 type gateCounts struct {
@@ -89,7 +104,7 @@ func NewGate(socket net.Listener, o GateOptions) (*Gate, error) {
 		maxActive: o.MaxHandshakes, maxPerAddress: o.MaxHandshakesPerAddress, maxWaiting: o.MaxHandshakes * waitingFactor,
 		perAddr: map[string]int{}, running: map[string]int{},
 	}
-	g.refused = refusalLog{log: o.Log, now: o.Now, side: o.Side}
+	g.refused = refusalLog{log: o.Log, now: o.Now, side: o.Side, tell: o.Refused}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	for i := range g.routes {
 		g.routes[i] = &route{gate: g, conns: make(chan net.Conn), done: make(chan struct{})}
@@ -132,9 +147,18 @@ func (g *Gate) Weaknesses() []string {
 	return []string{fmt.Sprintf("%s side: %s is plain text: anyone on the way reads and changes everything", g.options.Side, g.Addr())}
 }
 
-// Serve accepts until Close, or until the socket fails for good. It returns nil after Close.
+// Serve accepts until Close, or until the socket fails for good. It returns nil after Close. Call Close after it anyway:
+// it waits for the handshakes.
 func (g *Gate) Serve() error {
-	defer g.Close()
+	g.mu.Lock()
+	if g.stopped {
+		g.mu.Unlock()
+		return nil
+	}
+	g.serving.Add(1)
+	g.mu.Unlock()
+	defer g.serving.Done()
+	defer g.stop()
 	pause := 5 * time.Millisecond
 	for {
 		raw, err := g.socket.Accept()
@@ -186,19 +210,27 @@ func (g *Gate) begin(c *conn) {
 // Close stops accepting, ends every unfinished handshake and waits for them. Connections that were handed on live until
 // their servers or the registry end them.
 func (g *Gate) Close() error {
-	var err error
-	g.once.Do(func() {
-		g.cancel()
-		err = g.socket.Close()
-		for _, c := range g.admit.drain() {
-			c.Close()
-		}
-		for _, r := range g.routes {
-			r.Close()
-		}
-	})
+	err := g.stop()
+	g.serving.Wait()
+	for _, c := range g.admit.drain() {
+		c.Close()
+	}
 	g.work.Wait()
 	return err
+}
+
+func (g *Gate) stop() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stopped {
+		return nil
+	}
+	g.stopped = true
+	g.cancel()
+	for _, r := range g.routes {
+		r.Close()
+	}
+	return g.socket.Close()
 }
 
 // admitOne takes c from the first byte to the server that will serve it.
@@ -307,7 +339,8 @@ func (g *Gate) welcomeTLS(ctx context.Context, c *conn) (*route, net.Conn, error
 	return to, secured, id.revoked(p)
 }
 
-// principal is who a proof stands for on this gate.
+// principal is who a proof stands for on this gate. A holder whose common name may not be a user name (etcd without
+// --client-cert-auth) has the empty name.
 func (g *Gate) principal(p *proof) policy.Principal {
 	name := ""
 	if g.options.TLS.settings.cnIsUser {
@@ -338,7 +371,9 @@ func (i *Identity) verifyClient(ctx context.Context, m *material, cs tls.Connect
 		return nil, err
 	}
 	if i.lookups != nil {
-		return p, i.lookups.check(ctx, p.chain[0], remote)
+		if err := i.lookups.check(ctx, p.chain[0], remote); err != nil {
+			return nil, err
+		}
 	}
-	return p, nil
+	return p, i.revoked(p) // here so that the client is told; asked again once the connection is in the registry
 }

@@ -134,7 +134,7 @@ func (i *Identity) Tick(now time.Time) {
 	changed := i.lookLocked(now)
 	i.mu.Unlock()
 	if changed {
-		i.recheck(now)
+		i.recheck()
 	}
 }
 
@@ -147,7 +147,7 @@ func (i *Identity) fresh() *material {
 		}
 		i.mu.Unlock()
 		if changed {
-			i.recheck(now)
+			i.recheck()
 		}
 	}
 	return i.current.Load()
@@ -231,12 +231,12 @@ func (i *Identity) Replace(issued *Issued) error {
 		return err
 	}
 	i.current.Store(m)
-	i.recheck(i.env.Now())
+	i.recheck()
 	return nil
 }
 
 // recheck cuts the live connections of this identity whose certificate is revoked or whose CA is trusted no longer.
-func (i *Identity) recheck(time.Time) {
+func (i *Identity) recheck() {
 	m := i.current.Load()
 	i.env.Registry.cut(func(c *conn) bool {
 		if c.identity != i || len(c.chain) == 0 {

@@ -14,6 +14,7 @@ type refusalLog struct {
 	log  *slog.Logger
 	now  func() time.Time
 	side Side
+	tell func(Refusal) // nil: nobody
 
 	mu      sync.Mutex
 	second  time.Time
@@ -28,18 +29,27 @@ func (r *refusalLog) add(c *conn, err error) {
 		r.log.Debug("connection closed without a word", "side", r.side.String(), "remote-addr", c.RemoteAddr().String())
 		return
 	}
+	var why *refusal
+	if !errors.As(err, &why) {
+		why = &refusal{err: err}
+	}
+	what := Refusal{Side: r.side, Remote: c.RemoteAddr().String(), ServerName: c.serverName, Reason: why.reason, Err: err}
+	if why.cert != nil {
+		what.Subject, what.Issuer, what.Serial = why.cert.Subject.String(), why.cert.Issuer.String(), why.cert.SerialNumber.Text(16)
+		if r.tell != nil {
+			r.tell(what)
+		}
+	}
 	missed, ok := r.take()
 	if !ok {
 		return
 	}
-	attrs := []any{"remote-addr", c.RemoteAddr().String(), "server-name", c.serverName, "error", err.Error()}
-	var why *refusal
-	if errors.As(err, &why) {
-		attrs = append(attrs, "reason", why.reason)
-		if why.cert != nil {
-			attrs = append(attrs, "subject", why.cert.Subject.String(), "issuer", why.cert.Issuer.String(),
-				"serial", why.cert.SerialNumber.Text(16))
-		}
+	attrs := []any{"remote-addr", what.Remote, "server-name", what.ServerName, "error", err.Error()}
+	if what.Reason != "" {
+		attrs = append(attrs, "reason", what.Reason)
+	}
+	if why.cert != nil {
+		attrs = append(attrs, "subject", what.Subject, "issuer", what.Issuer, "serial", what.Serial)
 	}
 	if missed > 0 {
 		attrs = append(attrs, "more-refused", missed)

@@ -35,23 +35,21 @@ func PlanSockets(urls []string) ([]Socket, error) {
 		}
 		plan = append(plan, s)
 	}
-	var out []Socket
+	var out, covered []Socket
 	for i, s := range plan {
-		if !slices.ContainsFunc(plan[:i], s.coveredBy) && !slices.ContainsFunc(plan[i+1:], s.coveredBy) {
+		if !slices.ContainsFunc(plan[:i], s.coveredBy) && (s.wildcard() || !slices.ContainsFunc(plan[i+1:], s.coveredBy)) {
 			out = append(out, s)
+			continue
 		}
+		covered = append(covered, s)
 	}
-	for _, s := range plan {
-		for i := range out {
-			if s.coveredBy(out[i]) && !slices.Equal(s.URLs, out[i].URLs) {
-				out[i].URLs = append(out[i].URLs, s.URLs...)
-				break
-			}
-		}
+	for _, s := range covered {
+		i := slices.IndexFunc(out, s.coveredBy)
+		out[i].URLs = append(out[i].URLs, s.URLs...)
 	}
-	for _, s := range out {
-		for _, w := range out {
-			if w.wildcard() && !s.wildcard() && s.port() == w.port() && s.port() != "0" {
+	for i, s := range out {
+		for _, w := range out[i+1:] {
+			if (w.wildcard() || s.wildcard()) && s.Network == w.Network && s.port() == w.port() && s.port() != "0" {
 				return nil, fmt.Errorf("%w: %s and %s listen on one port with different schemes", ErrConfig, s.URLs[0], w.URLs[0])
 			}
 		}
@@ -115,12 +113,9 @@ func (s Socket) wildcard() bool {
 	return s.host() == "" || ip != nil && ip.IsUnspecified()
 }
 
-// coveredBy reports whether w serves everything that s would. Of two wildcards the first in the list stays.
+// coveredBy reports whether the wildcard w serves everything that s would.
 func (s Socket) coveredBy(w Socket) bool {
-	if !w.wildcard() || s.Network != "tcp" || s.port() != w.port() || s.port() == "0" || s.TLS != w.TLS || s.Plain != w.Plain {
-		return false
-	}
-	return !s.wildcard()
+	return w.wildcard() && s.Network == "tcp" && s.port() == w.port() && s.port() != "0" && s.TLS == w.TLS && s.Plain == w.Plain
 }
 
 // Listen opens the socket. A nil config is the default one. A unix socket left by a program that is gone is replaced; one
