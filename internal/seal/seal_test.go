@@ -32,13 +32,6 @@ func newRing(t testing.TB) (*vfs.MemFS, *Keyring) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := fs.OpenDir("/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Sync(); err != nil {
-		t.Fatal(err)
-	}
 	return fs, ring
 }
 

@@ -11,28 +11,34 @@ import (
 const redacted = "[secret]"
 
 // Secret holds bytes that must not be printed. Every way of formatting, logging or marshalling it yields a fixed word.
-// The bytes sit behind a pointer, so that also fmt's walk through an unexported field of another struct prints an
-// address. The zero Secret is empty.
-type Secret struct{ hidden *secretBytes }
-
-type secretBytes struct{ b []byte }
+// The bytes sit in a closure: where fmt walks through an unexported field of another struct it cannot call methods, and
+// follows even a pointer when the verb does not fit. The zero Secret is empty.
+type Secret struct{ bytes func(destroy bool) []byte }
 
 // NewSecret returns a Secret that holds a copy of b.
-func NewSecret(b []byte) Secret { return Secret{&secretBytes{bytes.Clone(b)}} }
+func NewSecret(b []byte) Secret {
+	held := bytes.Clone(b)
+	return Secret{func(destroy bool) []byte {
+		if destroy {
+			clear(held)
+			held = nil
+		}
+		return held
+	}}
+}
 
 // Reveal returns the bytes themselves, not a copy. The caller neither changes nor prints them.
 func (s Secret) Reveal() []byte {
-	if s.hidden == nil {
+	if s.bytes == nil {
 		return nil
 	}
-	return s.hidden.b
+	return s.bytes(false)
 }
 
-// Destroy overwrites the bytes, for every copy of s.
+// Destroy overwrites the bytes, for every copy of s. Nobody may be using them.
 func (s Secret) Destroy() {
-	if s.hidden != nil {
-		clear(s.hidden.b)
-		s.hidden.b = nil
+	if s.bytes != nil {
+		s.bytes(true)
 	}
 }
 
