@@ -84,7 +84,7 @@ func Issue(src Source, by Authority, r Request) (*x509.Certificate, error) {
 	for _, h := range r.Hosts {
 		if ip := net.ParseIP(h); ip != nil {
 			t.IPAddresses = append(t.IPAddresses, ip)
-		} else if validHost(h) {
+		} else if ValidHost(h) {
 			t.DNSNames = append(t.DNSNames, h)
 		} else {
 			return nil, fmt.Errorf("%q is neither a host name nor an IP address: %w", h, ErrAuthority)
@@ -96,8 +96,8 @@ func Issue(src Source, by Authority, r Request) (*x509.Certificate, error) {
 	return sign(src, t, by.Certificate, r.Key, by.Signer)
 }
 
-// validHost reports whether h may stand as a DNS name in a certificate; a wildcard only as the whole first label.
-func validHost(h string) bool {
+// ValidHost reports whether h may stand as a DNS name in a certificate; a wildcard only as the whole first label.
+func ValidHost(h string) bool {
 	h = strings.TrimPrefix(h, "*.")
 	if h == "" || len(h) > 253 {
 		return false

@@ -149,7 +149,7 @@ func checkEndpoints(endpoints []string) error {
 	for _, e := range endpoints {
 		host, port, err := net.SplitHostPort(e)
 		n, perr := strconv.ParseUint(port, 10, 16)
-		if err != nil || perr != nil || n == 0 || net.ParseIP(host) == nil && !validHost(host) || strings.Contains(host, "*") {
+		if err != nil || perr != nil || n == 0 || net.ParseIP(host) == nil && !ValidHost(host) || strings.Contains(host, "*") {
 			return fmt.Errorf("%w: endpoint %q is not HOST:PORT", ErrToken, e)
 		}
 	}
