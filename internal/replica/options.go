@@ -20,7 +20,7 @@ type StoreOptions struct {
 	Ring   *seal.Keyring
 	Logger *slog.Logger
 
-	SegmentBytes int64 // a segment is rolled when it is larger; 64 MiB
+	SegmentBytes int64 // a segment is rolled when it is larger; 16 MiB
 	KeepBytes    int64 // log kept for members that lag; 128 MiB
 	CacheBytes   int64 // entries held in memory; 16 MiB
 }

@@ -41,8 +41,8 @@ type Entry struct {
 	Data, Conf  []byte
 }
 
-// Machine is the replicated state machine, implemented by core. Apply, Flush, Snapshot and Staged.Install are never
-// called at the same time as Apply; State may be called from any goroutine.
+// Machine is the replicated state machine, implemented by core. Snapshot and Staged.Install are never called at the same
+// time as Apply; Flush and Stage run beside it; State may be called from any goroutine.
 //
 // An error of any of them, except Stage and Snapshot, is fatal for the member.
 type Machine interface {

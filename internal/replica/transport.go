@@ -1,0 +1,534 @@
+package replica
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"holdfast.dev/holdfast/internal/policy"
+)
+
+// The timing of connections.
+const (
+	helloTimeout   = 5 * time.Second
+	minBackoff     = 50 * time.Millisecond
+	maxBackoff     = time.Second
+	maxHandshaking = 64 // accepted connections that have not said hello yet
+)
+
+// transport is the connections to the other members. Each member dials every other; messages go over the dialed link,
+// and over one that the other has dialed while there is no dialed one (a member that has just joined knows nobody's
+// address).
+type transport struct {
+	r        *Replica
+	self     uint64
+	cluster  uint64
+	logger   *slog.Logger
+	handlers map[string]Handler // not changed after start
+	workers  sync.WaitGroup
+	ctx      context.Context
+	cancel   context.CancelFunc
+
+	mu       sync.Mutex
+	started  bool
+	peers    map[uint64]*peer
+	inbound  map[uint64]*link
+	removed  map[uint64]bool
+	handling int
+}
+
+// peer is one other member, and the goroutine that keeps a link to it.
+type peer struct {
+	id      uint64
+	cancel  context.CancelFunc
+	kick    chan struct{} // dial now
+	urls    []string      // under transport.mu, like what follows
+	link    *link
+	dropped uint64
+	sending bool // a snapshot
+	said    string
+}
+
+func newTransport(r *Replica) *transport {
+	t := &transport{
+		r: r, self: r.store.Member(), cluster: r.store.Cluster(), logger: r.logger, handlers: map[string]Handler{},
+		peers: map[uint64]*peer{}, inbound: map[uint64]*link{}, removed: map[uint64]bool{},
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	return t
+}
+
+// start begins to dial and to accept.
+func (t *transport) start(ctx context.Context) {
+	t.mu.Lock()
+	t.started = true
+	for _, p := range t.peers {
+		t.runPeerLocked(p)
+	}
+	t.mu.Unlock()
+	if l := t.r.o.Listener; l != nil {
+		t.workers.Go(func() { t.accept(l) })
+		context.AfterFunc(t.ctx, func() { _ = l.Close() }) // accept sees the error
+	}
+}
+
+// close ends every connection, after what is queued has been written or a moment has passed.
+func (t *transport) close() {
+	deadline := t.r.o.Clock.After(500 * time.Millisecond)
+	for t.anyPending() {
+		select {
+		case <-t.r.o.Clock.After(5 * time.Millisecond):
+			continue
+		case <-deadline:
+		}
+		break
+	}
+	t.cancel()
+	t.workers.Wait()
+}
+
+func (t *transport) anyPending() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.peers {
+		if p.link != nil && p.link.pending() {
+			return true
+		}
+	}
+	for _, l := range t.inbound {
+		if l.pending() {
+			return true
+		}
+	}
+	return false
+}
+
+// update brings the peers to what the state says.
+func (t *transport) update(s State) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, id := range s.Removed {
+		t.removed[id] = true
+		if l := t.inbound[id]; l != nil {
+			l.cancel()
+		}
+	}
+	for id, p := range t.peers {
+		if !slices.ContainsFunc(s.Members, func(m Peer) bool { return m.ID == id }) {
+			p.cancel()
+			delete(t.peers, id)
+		}
+	}
+	for _, m := range s.Members {
+		if m.ID == t.self {
+			continue
+		}
+		p := t.peers[m.ID]
+		if p == nil {
+			p = &peer{id: m.ID, kick: make(chan struct{}, 1), cancel: func() {}}
+			t.peers[m.ID] = p
+			p.urls = m.URLs
+			if t.started {
+				t.runPeerLocked(p)
+			}
+		} else if !slices.Equal(p.urls, m.URLs) {
+			p.urls = m.URLs
+			if p.link != nil {
+				p.link.cancel()
+			}
+			p.dialNow()
+		}
+	}
+}
+
+func (t *transport) runPeerLocked(p *peer) {
+	ctx, cancel := context.WithCancel(t.ctx)
+	p.cancel = cancel
+	t.workers.Go(func() { t.keepLink(ctx, p) })
+}
+
+func (p *peer) dialNow() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// keepLink dials a peer again and again, and serves the link while there is one.
+func (t *transport) keepLink(ctx context.Context, p *peer) {
+	backoff := minBackoff
+	for ctx.Err() == nil {
+		l, err := t.dialPeer(ctx, p)
+		if err == nil {
+			t.said(p, "connected")
+			t.mu.Lock()
+			p.link = l
+			t.mu.Unlock()
+			t.r.box.wake() // proposals may have waited for it
+			err = l.run()
+			t.mu.Lock()
+			p.link = nil
+			t.mu.Unlock()
+			t.unreachable(p.id)
+			backoff = minBackoff
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		t.said(p, err.Error())
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.kick:
+			backoff = minBackoff
+		case <-t.r.o.Clock.After(backoff/2 + time.Duration(t.r.intn(int(backoff/2)))):
+			backoff = min(2*backoff, maxBackoff)
+		}
+	}
+}
+
+// said logs how it stands with a peer when that has changed.
+func (t *transport) said(p *peer, what string) {
+	t.mu.Lock()
+	same := p.said == what
+	p.said = what
+	t.mu.Unlock()
+	if !same {
+		t.logger.Info("peer", "peer", hex(p.id), "state", what)
+	}
+}
+
+func (t *transport) dialPeer(ctx context.Context, p *peer) (*link, error) {
+	conn, who, err := t.dial(ctx, p, linkMessages)
+	if err != nil {
+		return nil, err
+	}
+	return t.newLink(ctx, conn, p.id, who), nil
+}
+
+var errNoAddress = errors.New("no address known")
+
+// dial connects to one of a peer's addresses, says hello, and makes sure that it is the peer.
+func (t *transport) dial(ctx context.Context, p *peer, kind byte) (net.Conn, policy.Principal, error) {
+	t.mu.Lock()
+	urls := p.urls
+	t.mu.Unlock()
+	err := errNoAddress
+	if t.r.o.Dial == nil || t.r.o.Identify == nil {
+		return nil, policy.Principal{}, err
+	}
+	for _, url := range urls {
+		conn, who, e := t.dialURL(ctx, p.id, url, kind)
+		if e == nil {
+			return conn, who, nil
+		}
+		err = fmt.Errorf("%s: %w", url, e)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, policy.Principal{}, err
+}
+
+func (t *transport) dialURL(ctx context.Context, id uint64, url string, kind byte) (net.Conn, policy.Principal, error) {
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	conn, err := t.r.o.Dial(ctx, id, url)
+	if err != nil {
+		return nil, policy.Principal{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends the hello below
+	who, err := t.greet(conn, id, kind)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = conn.Close() // the greeting's error is the one that counts
+		return nil, policy.Principal{}, err
+	}
+	return conn, who, nil
+}
+
+// greet says hello on a dialed connection and hears the answer.
+func (t *transport) greet(conn net.Conn, id uint64, kind byte) (policy.Principal, error) {
+	who, err := t.r.o.Identify(conn, id)
+	if err != nil {
+		return policy.Principal{}, fmt.Errorf("it is not member %x: %w", id, err)
+	}
+	h := hello{version: peerVersion, kind: kind, cluster: t.cluster, from: t.self, to: id}
+	if _, err := conn.Write(h.encode()); err != nil {
+		return policy.Principal{}, err
+	}
+	v, text, err := readVerdict(conn)
+	if err != nil {
+		return policy.Principal{}, err
+	}
+	if v == refusedRemoved {
+		t.logger.Warn("a peer says that this member has been removed from the cluster", "peer", hex(id))
+		t.r.halt(ErrRemoved)
+	}
+	if v != welcome {
+		return policy.Principal{}, fmt.Errorf("refused: %s: %s", v, text)
+	}
+	return who, nil
+}
+
+func (t *transport) accept(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if t.ctx.Err() != nil {
+			if err == nil {
+				_ = conn.Close() // too late
+			}
+			return
+		}
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				t.r.halt(fmt.Errorf("the peer listener was closed: %w", err))
+				return
+			}
+			t.logger.Warn("accept a peer", "err", err)
+			select {
+			case <-t.r.o.Clock.After(minBackoff):
+			case <-t.ctx.Done():
+			}
+			continue
+		}
+		t.mu.Lock()
+		full := t.handling >= maxHandshaking
+		if !full {
+			t.handling++
+		}
+		t.mu.Unlock()
+		if full {
+			_ = conn.Close() // unidentified connections crowd out others; peers come again
+			continue
+		}
+		t.workers.Go(func() { t.serve(conn) })
+	}
+}
+
+// serve answers the hello on an accepted connection and serves it.
+func (t *transport) serve(conn net.Conn) {
+	stop := context.AfterFunc(t.ctx, func() { _ = conn.Close() }) // ends whatever reads or writes
+	defer stop()
+	defer conn.Close()
+	h, who, err := t.hearHello(conn)
+	t.mu.Lock()
+	t.handling--
+	t.mu.Unlock()
+	if err != nil {
+		t.logger.Warn("refused a peer connection", "addr", addrOf(conn), "err", err)
+		return
+	}
+	if h.kind == linkSnapshots {
+		t.r.receiveSnapshot(conn, h.from)
+		return
+	}
+	l := t.newLink(t.ctx, conn, h.from, who)
+	t.mu.Lock()
+	old := t.inbound[h.from]
+	t.inbound[h.from] = l
+	p := t.peers[h.from]
+	removed := t.removed[h.from]
+	t.mu.Unlock()
+	if old != nil {
+		old.cancel()
+	}
+	if p != nil {
+		p.dialNow() // it is there
+	}
+	if removed {
+		l.cancel() // since the hello
+	}
+	t.r.box.wake()
+	if err := l.run(); err != nil && t.ctx.Err() == nil {
+		t.logger.Debug("a peer's connection ended", "peer", hex(h.from), "err", err)
+	}
+	t.mu.Lock()
+	if t.inbound[h.from] == l {
+		delete(t.inbound, h.from)
+	}
+	t.mu.Unlock()
+	t.unreachable(h.from)
+}
+
+func addrOf(conn net.Conn) string {
+	if a := conn.RemoteAddr(); a != nil {
+		return a.String()
+	}
+	return ""
+}
+
+// hearHello reads a hello, decides, and answers.
+func (t *transport) hearHello(conn net.Conn) (hello, policy.Principal, error) {
+	if err := conn.SetDeadline(t.r.o.Clock.Now().Add(helloTimeout)); err != nil {
+		return hello{}, policy.Principal{}, err
+	}
+	buf := make([]byte, helloSize)
+	if _, err := io.ReadFull(conn, buf); err != nil {
+		return hello{}, policy.Principal{}, err
+	}
+	h, err := decodeHello(buf)
+	if err != nil {
+		return hello{}, policy.Principal{}, err
+	}
+	v, who, text := t.judge(conn, h)
+	if _, err := conn.Write(encodeVerdict(v, text)); err != nil {
+		return hello{}, policy.Principal{}, err
+	}
+	if v != welcome {
+		return hello{}, policy.Principal{}, fmt.Errorf("%s: %s", v, text)
+	}
+	return h, who, conn.SetDeadline(time.Time{})
+}
+
+func (t *transport) judge(conn net.Conn, h hello) (verdict, policy.Principal, string) {
+	var nobody policy.Principal
+	if h.cluster != t.cluster {
+		return refusedCluster, nobody, fmt.Sprintf("member %x of cluster %x came to cluster %x", h.from, h.cluster, t.cluster)
+	}
+	if h.to != t.self || h.from == t.self {
+		return refusedMember, nobody, fmt.Sprintf("this is member %x, not %x", t.self, h.to)
+	}
+	if t.r.o.Identify == nil {
+		return refusedIdentity, nobody, "this member accepts nobody"
+	}
+	who, err := t.r.o.Identify(conn, h.from)
+	if err != nil {
+		t.logger.Warn("a connection is not who it says", "claims", hex(h.from), "addr", addrOf(conn), "err", err)
+		return refusedIdentity, nobody, ""
+	}
+	t.mu.Lock()
+	removed := t.removed[h.from]
+	t.mu.Unlock()
+	if removed {
+		return refusedRemoved, nobody, hex(h.from)
+	}
+	return welcome, who, ""
+}
+
+// link returns the best link to a member, or nil.
+func (t *transport) link(id uint64) *link {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers[id]; p != nil && p.link != nil {
+		return p.link
+	}
+	return t.inbound[id]
+}
+
+// send queues a message of raft, or drops it: raft sends again what matters.
+func (t *transport) send(m *pb.Message) {
+	id := m.GetTo()
+	if l := t.link(id); l != nil && l.send(outgoing{message: m}) {
+		return
+	}
+	t.mu.Lock()
+	if p := t.peers[id]; p != nil {
+		p.dropped++
+	}
+	t.mu.Unlock()
+	if m.GetType() == pb.MsgApp {
+		t.unreachable(id)
+	}
+}
+
+func (t *transport) unreachable(id uint64) {
+	t.r.box.put(event{do: func() { t.r.member.Unreachable(id) }})
+}
+
+// forward sends a proposal to the leader. It reports false if it did not leave. When a link to the leader breaks, what
+// was not answered is given up: see Member.Unreachable.
+func (t *transport) forward(f Forward) bool {
+	l := t.link(f.To)
+	return l != nil && l.send(outgoing{forward: &f})
+}
+
+// answer tells a member what became of its proposal. If it cannot be told, its link is broken, and it gives up by itself.
+func (t *transport) answer(a Answer) {
+	if l := t.link(a.To); l != nil {
+		l.must(answerFrame(a))
+	}
+}
+
+// Handle registers what answers a method. It is called before Run.
+func (r *Replica) Handle(method string, h Handler) { r.peers.handlers[method] = h }
+
+// Call sends a request to another member and returns its answer. Without a connection it fails at once.
+func (r *Replica) Call(ctx context.Context, member uint64, method string, payload []byte) ([]byte, error) {
+	l := r.peers.link(member)
+	if l == nil {
+		return nil, ErrUnreachable
+	}
+	return l.call(ctx, method, payload)
+}
+
+func (t *transport) status(member Peer) PeerStatus {
+	s := PeerStatus{Peer: member}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers[member.ID]; p != nil {
+		s.Dropped = p.dropped
+		if p.link != nil {
+			s.ActiveSince = p.link.since
+		}
+	}
+	if l := t.inbound[member.ID]; l != nil && s.ActiveSince.IsZero() {
+		s.ActiveSince = l.since
+	}
+	return s
+}
+
+// The calls between replicas themselves.
+const (
+	methodConf     = "replica/conf"
+	methodTransfer = "replica/transfer"
+)
+
+func (r *Replica) handleInternal() {
+	r.Handle(methodConf, func(ctx context.Context, _ policy.Principal, payload []byte) ([]byte, error) {
+		d := reader{b: payload}
+		c := Change{Kind: ChangeKind(d.byte()), Member: d.uvarint(), Data: d.b}
+		if d.bad {
+			return nil, errMalformed
+		}
+		index, err := r.proposeHere(ctx, c)
+		return binary.AppendUvarint(nil, index), err
+	})
+	r.Handle(methodTransfer, func(ctx context.Context, _ policy.Principal, payload []byte) ([]byte, error) {
+		d := reader{b: payload}
+		to := d.uvarint()
+		if err := d.end(methodTransfer); err != nil {
+			return nil, err
+		}
+		return nil, r.transferHere(ctx, to)
+	})
+}
+
+func (r *Replica) callConf(ctx context.Context, lead uint64, c Change) (uint64, error) {
+	b := binary.AppendUvarint([]byte{byte(c.Kind)}, c.Member)
+	answer, err := r.Call(ctx, lead, methodConf, append(b, c.Data...))
+	if err != nil {
+		return 0, err
+	}
+	d := reader{b: answer}
+	index := d.uvarint()
+	return index, d.end(methodConf)
+}
+
+func (r *Replica) callTransfer(ctx context.Context, lead, to uint64) error {
+	if _, err := r.Call(ctx, lead, methodTransfer, binary.AppendUvarint(nil, to)); err != nil {
+		return err
+	}
+	return r.waitLeader(ctx, func(l Leadership) (bool, error) { return l.Leader == to, nil })
+}
