@@ -151,17 +151,26 @@ func DecodePrincipal(b []byte) (p Principal, rest []byte, err error) {
 	p.kind, p.role, p.open, p.viaToken = Kind(b[0]), Role(b[1]), b[2]&1 != 0, b[2]&2 != 0
 	b = b[3:]
 	for _, s := range [...]*string{&p.name, &p.issuer, &p.serial, &p.user} {
-		n, w := binary.Uvarint(b)
+		n, w := shortUvarint(b)
 		if w <= 0 || n > uint64(len(b)-w) {
 			return Principal{}, nil, ErrMalformedPrincipal
 		}
 		*s = string(b[w : w+int(n)])
 		b = b[w+int(n):]
 	}
-	rev, w := binary.Uvarint(b)
+	rev, w := shortUvarint(b)
 	if w <= 0 {
 		return Principal{}, nil, ErrMalformedPrincipal
 	}
 	p.userRev = rev
 	return p, b[w:], nil
+}
+
+// shortUvarint is binary.Uvarint that accepts only the shortest form, so that a principal has one form in the log.
+func shortUvarint(b []byte) (uint64, int) {
+	v, w := binary.Uvarint(b)
+	if w > 1 && b[w-1] == 0 {
+		return 0, 0
+	}
+	return v, w
 }

@@ -39,20 +39,30 @@ func (m *Machine) Apply(entries []Entry) (*Outcome, error) {
 	if m.broken != nil {
 		return nil, m.broken
 	}
-	out, err := m.apply(entries)
-	if err != nil {
-		m.broken = fmt.Errorf("%w: %w", ErrBroken, err)
-	}
-	return out, err
-}
-
-func (m *Machine) apply(entries []Entry) (*Outcome, error) {
 	m.batch.Reset()
 	a := &application{
 		m: m, batch: m.batch, clock: m.clock, auth: m.auth.Load(), cluster: m.cluster.Load(),
 		out: &Outcome{Batches: make([]AppliedBatch, 0, len(entries))},
 	}
 	a.setRinging()
+	out, err := a.run(entries)
+	if err != nil {
+		a.abandon()
+		m.broken = fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	return out, err
+}
+
+// abandon gives back what the writers hold: a new writer takes over from the one before.
+func (a *application) abandon() {
+	for id, w := range a.writers {
+		if w != nil {
+			a.m.spaces[id].NewWriter(a.m.engine, a.batch)
+		}
+	}
+}
+
+func (a *application) run(entries []Entry) (*Outcome, error) {
 	for i := range entries {
 		e := &entries[i]
 		if e.Index <= a.clock.index {

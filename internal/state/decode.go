@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/policy"
@@ -44,6 +45,9 @@ func DecodeBatch(data []byte) (Batch, error) {
 	for i := range batch.Principals {
 		batch.Principals[i] = d.principal()
 	}
+	if !distinct(batch.Principals) {
+		return Batch{}, fmt.Errorf("%w: a principal is there twice", ErrDecode)
+	}
 	calls := d.count(smallestCall)
 	batch.Calls = make([]BatchCall, calls)
 	next := uint64(0) // principals appear in the order of their first call
@@ -62,6 +66,22 @@ func DecodeBatch(data []byte) (Batch, error) {
 		return Batch{}, fmt.Errorf("%w: batch of %d requests, %d bytes left", ErrDecode, calls, len(d.b))
 	}
 	return batch, nil
+}
+
+func distinct(table []policy.Principal) bool {
+	if len(table) <= fewPrincipals {
+		for i := range table {
+			if slices.Contains(table[:i], table[i]) {
+				return false
+			}
+		}
+		return true
+	}
+	seen := make(map[policy.Principal]struct{}, len(table))
+	for i := range table {
+		seen[table[i]] = struct{}{}
+	}
+	return len(seen) == len(table)
 }
 
 // DecodeConf reads what EncodeConf wrote, and nothing else.
