@@ -220,7 +220,7 @@ func (s *watchSession) openLocked(ctx context.Context) error {
 		return err
 	}
 	if s.stream != nil {
-		if who.User() == s.who.User() {
+		if sameCaller(who, s.who) {
 			return nil
 		}
 		if len(s.byID) > 0 {
@@ -236,6 +236,11 @@ func (s *watchSession) openLocked(ctx context.Context) error {
 		return err
 	})
 	return nil
+}
+
+// sameCaller reports whether a and b are one principal as one user, whenever that was established.
+func sameCaller(a, b policy.Principal) bool {
+	return a.User() == b.User() && a.WithUser("", 0, false) == b.WithUser("", 0, false)
 }
 
 // cancel ends a watch. An id that is not known is not answered.
