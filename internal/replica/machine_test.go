@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"sync"
 
@@ -374,3 +375,5 @@ func (d *desk) wait(ctx context.Context, c chan error, id string) error {
 		return ctx.Err()
 	}
 }
+
+func newTestRand() *rand.Rand { return rand.New(rand.NewPCG(1, 1)) }
