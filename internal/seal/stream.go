@@ -13,7 +13,7 @@ import (
 //	frame  = len u32 ‖ crc u32 ‖ synced u48 ‖ check u16 ‖ body ‖ zeros to a multiple of 8
 //	body   = nonce ‖ ciphertext ‖ tag, len bytes
 //	crc    = crc32c seeded by the commitment, over len, synced, check, body
-//	check  = low half of crc32c seeded by the commitment, over offset, len, synced
+//	check  = a hash seeded by the commitment, over offset, len, synced: these two are believed before the body is read
 //	AAD    = number u64 ‖ offset u64 ‖ len u32 ‖ synced u64 ‖ tag of the frame before
 const (
 	streamLabel = "holdfast.dev/sealed-stream@v1+AEAD_AES_256_GCM"
@@ -25,9 +25,10 @@ const (
 
 	frame0Version = 1
 	frame0Fixed   = 1 + 8 + 8 + tagSize + 8 + 8 // version, previous segment, its end, its tag, keyring sequence, zeroed bytes
-	maxContext    = 32 << 10
 
 	sectorSize = 512
+	// maxContext keeps preamble and frame 0 within one sector: a crash leaves both or neither.
+	maxContext = 256
 	// windowSize is how much a stream is read at once.
 	windowSize = 256 << 10
 )
@@ -80,13 +81,15 @@ func (a *frameAAD) set(number uint64, offset int64, length uint32, synced int64,
 // frameSize returns the physical size of a frame whose body has n bytes.
 func frameSize(n int64) int64 { return (frameHead + n + 7) &^ 7 }
 
-// check is the checksum that makes a frame's length and synced offset trustworthy before its body is read.
+// check is a small hash that makes a frame's length and synced offset trustworthy before its body is read.
 func (k *streamKey) check(offset int64, length uint32, synced int64) uint16 {
-	var b [20]byte
-	binary.BigEndian.PutUint64(b[0:], uint64(offset))
-	binary.BigEndian.PutUint32(b[8:], length)
-	binary.BigEndian.PutUint64(b[12:], uint64(synced))
-	return uint16(crc32.Update(k.seed, k.table, b[:]))
+	const odd = 0x9e3779b97f4a7c15
+	x := uint64(k.seed)
+	for _, v := range [...]uint64{uint64(offset), uint64(length), uint64(synced)} {
+		x = (x ^ v) * odd
+		x ^= x >> 32
+	}
+	return uint16(x >> 48)
 }
 
 // sum is the checksum over a whole frame, head and body.

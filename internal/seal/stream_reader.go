@@ -2,6 +2,7 @@ package seal
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -101,19 +102,16 @@ func newStreamReader(ring *Keyring, f vfs.File, path, place string, c class) (*S
 // neverStarted reports whether nothing but zeros follows the place of the first frame. CreateStream makes the first
 // frame durable before another one can follow, so such a segment never held anything.
 func neverStarted(f vfs.File) (bool, error) {
-	info, err := f.Stat()
-	if err != nil {
+	var start [preambleSize + frameHead]byte
+	n, err := f.ReadAt(start[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return false, err
 	}
-	var head [frameHead]byte
-	at := int64(preambleSize + frameHead)
-	if at <= info.Size() {
-		if _, err := f.ReadAt(head[:], preambleSize); err != nil && !errors.Is(err, io.EOF) {
-			return false, err
-		}
-		length := int64(head[0])<<24 | int64(head[1])<<16 | int64(head[2])<<8 | int64(head[3])
-		if length <= frameExtra+frame0Fixed+maxContext {
-			at = preambleSize + frameSize(length)
+	at := int64(len(start))
+	if n == len(start) {
+		seed := streamKey{seed: binary.BigEndian.Uint32(start[headerSize+saltSize:])}
+		if length, _, ok := seed.head(start[preambleSize:], preambleSize); ok && length <= frameExtra+frame0Fixed+maxContext {
+			at = preambleSize + frameSize(int64(length))
 		}
 	}
 	return blankFrom(f, at)
@@ -211,11 +209,16 @@ func (r *StreamReader) next() ([]byte, FrameRef, error) {
 		return nil, FrameRef{}, err
 	}
 	body := frameHead + int(length)
-	if int64(len(frame)) < full || !r.key.intact(frame[:body]) {
+	if len(frame) < body || !r.key.intact(frame[:body]) {
 		return nil, FrameRef{}, r.tail(frame[:min(len(frame), body)], int64(body))
 	}
-	if !allZero(frame[body:]) { // in the same sector as the end of a frame that is whole
-		return nil, FrameRef{}, damaged(ErrCorrupt, r.path, r.offset+int64(body), "the padding of frame %d is not zero", r.number)
+	if !allZero(frame[body:]) {
+		if err := r.padding(r.offset+full, body); err != nil {
+			return nil, FrameRef{}, err
+		}
+		if frame, err = r.peek(r.offset, full); err != nil {
+			return nil, FrameRef{}, err
+		}
 	}
 	ref := FrameRef{Number: r.number, Offset: r.offset, Length: length - frameExtra, PrevTag: r.tag}
 	payload, err := r.key.open(make([]byte, 0, ref.Length), frame[:body], &ref)
@@ -226,6 +229,19 @@ func (r *StreamReader) next() ([]byte, FrameRef, error) {
 	r.offset += full
 	copy(r.tag[:], frame[body-tagSize:])
 	return payload, ref, nil
+}
+
+// padding decides what it means that a whole frame is not followed by zeros. Where the file was not zero before, and
+// nothing says that the frame was synced, it is what was there before the file; the frame stands.
+func (r *StreamReader) padding(end int64, body int) error {
+	later, _, err := r.attestedLater()
+	if err != nil {
+		return err
+	}
+	if later >= 0 || r.end != nil || end <= r.first.zeroed {
+		return damaged(ErrCorrupt, r.path, r.offset+int64(body), "the padding of frame %d is not zero", r.number)
+	}
+	return nil
 }
 
 // tail decides what a frame is that fails its checksum; piece is what the file has of its size bytes. The answer is

@@ -13,7 +13,7 @@ import (
 type StreamOptions struct {
 	Segment     uint64      // its number
 	Prev        PrevSegment // the end of the segment before; zero for the first
-	Context     []byte      // the caller's own, authenticated; at most 32 KiB
+	Context     []byte      // the caller's own, authenticated; at most 256 bytes
 	Preallocate int64       // bytes of the file to fill with zeros first, so that Sync finds nothing but data to write
 	Prepared    string      // a file that PrepareStream made for this stream: it is renamed and used instead of filling a new one
 }
