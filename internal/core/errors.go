@@ -2,7 +2,8 @@ package core
 
 import "holdfast.dev/holdfast/internal/fault"
 
-// Faults of core. The reasons that etcd knows are etcd's, without the prefix "etcdserver: ".
+// Faults of core. The reasons that etcd knows are etcd's, without the prefix "etcdserver: ". What the machine refuses has
+// the faults of state and mvcc.
 var (
 	ErrStopped            = fault.New(fault.Unavailable, "server stopped")
 	ErrNoLeader           = fault.New(fault.Unavailable, "no leader")
@@ -11,37 +12,19 @@ var (
 	ErrTimeout            = fault.New(fault.Unavailable, "request timed out")
 	ErrTimeoutLeaderFail  = fault.New(fault.Unavailable, "request timed out, possibly due to previous leader failure")
 	ErrTimeoutConnection  = fault.New(fault.Unavailable, "request timed out, possibly due to connection lost")
-	ErrTimeoutApplied     = fault.New(fault.Unavailable, "request timed out, waiting for the applied index took too long")
 	ErrTooManyRequests    = fault.New(fault.Exhausted, "too many requests")
 	ErrTooLarge           = fault.New(fault.Invalid, "request is too large")
-	ErrNoSpace            = fault.New(fault.Exhausted, "database space exceeded")
-	ErrCorrupt            = fault.New(fault.Corrupt, "corrupt cluster")
 	ErrUnhealthy          = fault.New(fault.Unavailable, "unhealthy cluster")
 	ErrLearner            = fault.New(fault.Unsupported, "rpc not supported for learner")
 	ErrNotSupported       = fault.New(fault.Unsupported, "not supported by this build")
-	ErrKeyNotProvided     = fault.New(fault.Invalid, "key is not provided")
-	ErrInvalidSort        = fault.New(fault.Invalid, "invalid sort option")
-	ErrLeaseTTLTooLarge   = fault.New(fault.OutOfRange, "too large lease TTL")
 	ErrDuplicateWatchID   = fault.New(fault.Conflict, "duplicate watch ID provided on the WatchStream")
 	ErrEmptyWatchRange    = fault.New(fault.Invalid, "watcher range is empty")
 	ErrWatchClosed        = fault.New(fault.Unavailable, "watch stream closed")
-	ErrPermissionDenied   = fault.New(fault.Denied, "permission denied")
-	ErrUserEmpty          = fault.New(fault.Invalid, "user name is empty")
-	ErrRoleEmpty          = fault.New(fault.Invalid, "role name is empty")
-	ErrUserNotFound       = fault.New(fault.Conflict, "user name not found")
-	ErrRoleNotFound       = fault.New(fault.Conflict, "role name not found")
 	ErrAuthFailed         = fault.New(fault.Invalid, "authentication failed, invalid user ID or password")
 	ErrAuthNotEnabled     = fault.New(fault.Conflict, "authentication is not enabled")
-	ErrAuthOldRevision    = fault.New(fault.Invalid, "revision of auth store is old")
 	ErrInvalidToken       = fault.New(fault.Unauthenticated, "invalid auth token")
-	ErrMemberNotFound     = fault.New(fault.NotFound, "member not found")
-	ErrMemberExists       = fault.New(fault.Conflict, "member ID already exist")
-	ErrPeerURLExists      = fault.New(fault.Conflict, "Peer URLs already exists")
 	ErrBadMemberURLs      = fault.New(fault.Invalid, "given member URLs are invalid")
-	ErrNotEnoughStarted   = fault.New(fault.Conflict, "re-configuration failed due to not enough started members")
-	ErrNotLearner         = fault.New(fault.Conflict, "can only promote a learner member")
 	ErrLearnerNotReady    = fault.New(fault.Conflict, "can only promote a learner member which is in sync with leader")
-	ErrTooManyLearners    = fault.New(fault.Conflict, "too many learner members in cluster")
 	ErrBadTransferee      = fault.New(fault.Conflict, "bad leader transferee")
 	ErrDowngradeTarget    = fault.New(fault.Invalid, "invalid downgrade target version")
 	ErrDowngradeFormat    = fault.New(fault.Invalid, "wrong downgrade target version format")

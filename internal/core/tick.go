@@ -1,0 +1,166 @@
+package core
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"holdfast.dev/holdfast/internal/fault"
+	"holdfast.dev/holdfast/internal/mvcc"
+	"holdfast.dev/holdfast/internal/state"
+)
+
+// Tick moves everything that depends on time: timeouts, leases, tokens, progress notifications, the quota, compaction. It
+// is called by one clock loop, a few times in each election timeout, and does not block.
+func (c *Core) Tick(now time.Time) {
+	s := c.observe(now)
+	c.leadership.ticked(s.Leader == 0 && !s.NoLeaderSince.IsZero() && now.Sub(s.NoLeaderSince) >= lostAfter*c.opt.Election)
+	c.expireProposals()
+	c.reads.expire(now)
+	c.tokens.tick(now)
+	for _, h := range c.hubs {
+		if h != nil {
+			h.tick(now)
+		}
+	}
+	if c.stopped.Load() {
+		return
+	}
+	c.tickQuota(now)
+	c.compactor.sample(c, now, s.Self)
+	if s.Self {
+		c.tickLeases(now)
+		c.tickLevel(now)
+	}
+}
+
+// tickQuota raises NOSPACE when what was applied has grown above the quota.
+func (c *Core) tickQuota(now time.Time) {
+	g := c.acquire()
+	defer g.release()
+	m := g.machine
+	if c.limits.QuotaBytes < 0 || m.Space(mvcc.SpaceEtcd).Bytes() <= c.limits.QuotaBytes || m.HasAlarm(state.AlarmNoSpace) {
+		return
+	}
+	if now.Before(c.alarmAt) || m.Applied() == 0 {
+		return
+	}
+	c.alarmAt = now.Add(c.timeout)
+	c.background(&state.AlarmChange{Alarm: state.Alarm{Member: c.member, Kind: state.AlarmNoSpace}, Raise: true}, c.complain("the alarm for a full space"))
+}
+
+// tickLevel raises the feature level to what every member knows.
+func (c *Core) tickLevel(now time.Time) {
+	g := c.acquire()
+	defer g.release()
+	lowest := g.machine.LowestLevel()
+	if lowest <= g.machine.FeatureLevel() || now.Before(c.levelAt) {
+		return
+	}
+	c.levelAt = now.Add(c.timeout)
+	c.background(&state.RaiseLevel{Level: min(lowest, state.MaxLevel)}, c.complain("the feature level"))
+}
+
+// complain logs when something that nobody waits for was not done.
+func (c *Core) complain(what string) func(state.Result) {
+	return func(r state.Result) {
+		if r.Err != nil && !errors.Is(r.Err, ErrStopped) {
+			c.log.Warn(what+" could not be proposed", "error", r.Err)
+		}
+	}
+}
+
+const (
+	revisionInterval = 5 * time.Minute // between compactions by number of revisions
+	samplesPerPeriod = 10
+	longestStep      = time.Hour
+)
+
+// compactor compacts SpaceEtcd by itself, as etcd does: by age or by number of revisions. Every member takes samples; the
+// leader proposes.
+type compactor struct {
+	samples []sampled
+	nextAt  time.Time // of a sample, or of a look by number
+	doAt    time.Time // of a compaction by age
+	last    int64     // revision of the last compaction
+}
+
+type sampled struct {
+	at       time.Time
+	revision int64
+}
+
+func (k *compactor) sample(c *Core, now time.Time, leads bool) {
+	how := c.opt.Compaction
+	if how.Period <= 0 && how.Revisions <= 0 || now.Before(k.nextAt) {
+		return
+	}
+	g := c.acquire()
+	current := g.machine.Space(mvcc.SpaceEtcd).Revision()
+	g.release()
+	if how.Revisions > 0 {
+		if !k.nextAt.IsZero() && leads && current-how.Revisions > k.last {
+			k.compact(c, current-how.Revisions)
+		}
+		k.nextAt = now.Add(revisionInterval)
+		return
+	}
+	step := min(how.Period, longestStep)
+	k.nextAt = now.Add(step / samplesPerPeriod)
+	k.samples = append(k.samples, sampled{now, current})
+	if k.doAt.IsZero() {
+		k.doAt = now.Add(how.Period)
+	}
+	old := 0 // samples that are old enough; the newest of them counts
+	for old < len(k.samples) && now.Sub(k.samples[old].at) >= how.Period {
+		old++
+	}
+	if old == 0 {
+		return
+	}
+	target := k.samples[old-1].revision
+	k.samples = k.samples[old-1:]
+	if !now.Before(k.doAt) {
+		k.doAt = now.Add(step)
+		if leads && target > k.last {
+			k.compact(c, target)
+		}
+	}
+}
+
+func (k *compactor) compact(c *Core, revision int64) {
+	k.last = revision
+	c.log.Info("compacting by schedule", "revision", revision)
+	c.background(&state.Compact{Space: mvcc.SpaceEtcd, Revision: revision}, func(r state.Result) {
+		if r.Err != nil && !errors.Is(r.Err, mvcc.ErrCompacted) {
+			c.log.Warn("the scheduled compaction failed; the next one will make up for it", "revision", revision, "error", r.Err)
+		}
+	})
+}
+
+// progressDelay is the interval of progress notifications, up to a tenth longer so that streams do not fire at once.
+func (c *Core) progressDelay() time.Duration {
+	n, err := c.random()
+	if err != nil {
+		return c.opt.ProgressInterval
+	}
+	return c.opt.ProgressInterval + time.Duration(n%uint64(max(c.opt.ProgressInterval/10, 1)))
+}
+
+func (c *Core) random() (uint64, error) {
+	var b [8]byte
+	err := c.fillRandom(b[:])
+	return binary.BigEndian.Uint64(b[:]), err
+}
+
+func (c *Core) fillRandom(b []byte) error {
+	c.rand.Lock()
+	defer c.rand.Unlock()
+	if _, err := io.ReadFull(c.opt.Rand, b); err != nil {
+		c.log.Error("no randomness", "error", err)
+		return fmt.Errorf("core: randomness: %w", fault.New(fault.Internal, "no randomness"))
+	}
+	return nil
+}
