@@ -39,6 +39,9 @@ const (
 // messageOverhead is what a gRPC message may be larger than a request, and a fragment of a watch too.
 const messageOverhead = 512 << 10
 
+// maxHeaderBytes bounds the metadata of a call; a token is the largest thing in it.
+const maxHeaderBytes = 256 << 10
+
 // Options configure an API. Core, Principal, Report and Logger must be set; zero elsewhere means etcd's default.
 type Options struct {
 	Core *core.Core
@@ -147,6 +150,7 @@ func (a *API) NewGRPCServer(extra ...grpc.ServerOption) *grpc.Server {
 		grpc.StreamInterceptor(a.interceptStream),
 		grpc.MaxRecvMsgSize(a.o.MaxRequestBytes + messageOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.MaxConcurrentStreams(a.o.MaxConcurrentStreams),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: a.o.KeepaliveMinTime}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: a.o.KeepaliveInterval, Timeout: a.o.KeepaliveTimeout}),
@@ -164,7 +168,7 @@ func (a *API) NewGRPCServer(extra ...grpc.ServerOption) *grpc.Server {
 // Wait returns when every goroutine that a call left behind has ended. Call it after the servers have stopped.
 func (a *API) Wait() { a.goroutines.Wait() }
 
-func (a *API) codec() codec { return codec{received: &a.received, sent: &a.sent} }
+func (a *API) codec() codec { return codec{received: &a.received, sent: &a.sent, panicked: a.panicked} }
 
 // header returns the header of an answer that has no revision of its own: the live one.
 func (a *API) header() header {

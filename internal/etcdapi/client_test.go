@@ -571,7 +571,7 @@ func TestCluster(t *testing.T) {
 	if _, err := c.MemberAddAsLearner(ctx, []string{"http://127.0.0.1:3381"}); !errors.Is(err, rpctypes.ErrTooManyLearners) {
 		t.Errorf("second learner: %v", err)
 	}
-	if _, err := c.MemberAdd(ctx, []string{"http://127.0.0.1:3380"}); !errors.Is(err, rpctypes.ErrPeerURLExist) {
+	if _, err := c.MemberAdd(ctx, []string{"http://127.0.0.1:3380", "http://127.0.0.1:3399"}); !errors.Is(err, rpctypes.ErrPeerURLExist) {
 		t.Errorf("same URL: %v", err)
 	}
 	if _, err := c.MemberPromote(ctx, added.Member.ID); !errors.Is(err, rpctypes.ErrMemberLearnerNotReady) {

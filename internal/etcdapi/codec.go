@@ -15,6 +15,8 @@ import (
 // through the protobuf library. On the wire there is no difference.
 type codec struct {
 	received, sent *atomic.Uint64 // bytes of messages
+	// panicked makes an error of what recover returned: gRPC calls the codec where nobody else would catch it.
+	panicked func(what string, p any) error
 }
 
 // Name returns the content-subtype, which is that of the protobuf codec: clients do not know that this is another one.
@@ -24,11 +26,12 @@ func (codec) Name() string { return "proto" }
 const spliceAt = 2 << 10
 
 // Marshal encodes v. The buffers belong to the caller.
-func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	var (
-		out mem.BufferSlice
-		err error
-	)
+func (c codec) Marshal(v any) (out mem.BufferSlice, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			out, err = nil, c.panicked("encoding", p)
+		}
+	}()
 	switch m := v.(type) {
 	case *watchResponse:
 		out = marshalWatch(m)
@@ -114,7 +117,12 @@ func marshalProto(v any) (mem.BufferSlice, error) {
 }
 
 // Unmarshal decodes data into v, which keeps no reference to data.
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+func (c codec) Unmarshal(data mem.BufferSlice, v any) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = c.panicked("decoding", p)
+		}
+	}()
 	c.received.Add(uint64(data.Len()))
 	var b []byte
 	if len(data) == 1 {

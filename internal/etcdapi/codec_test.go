@@ -2,6 +2,7 @@ package etcdapi
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"sync/atomic"
@@ -18,7 +19,11 @@ import (
 	"holdfast.dev/holdfast/internal/state"
 )
 
-func testCodec() codec { return codec{received: new(atomic.Uint64), sent: new(atomic.Uint64)} }
+func testCodec() codec {
+	return codec{received: new(atomic.Uint64), sent: new(atomic.Uint64), panicked: func(what string, p any) error {
+		return fmt.Errorf("%s panicked: %v", what, p)
+	}}
+}
 
 // requestKinds pairs each hand-written reader with the message that proto.Unmarshal reads.
 type requestKind struct {
@@ -408,6 +413,12 @@ func TestCodecRefusesOtherTypes(t *testing.T) {
 	}
 	if err := c.Unmarshal(nil, new(int)); err == nil {
 		t.Error("unmarshalled into an int")
+	}
+	if out, err := c.Marshal((*putResponse)(nil)); err == nil || out != nil {
+		t.Error("a panic while encoding is no error")
+	}
+	if err := c.Unmarshal(mem.BufferSlice{mem.SliceBuffer("\x0a\x01k")}, (*putCall)(nil)); err == nil {
+		t.Error("a panic while decoding is no error")
 	}
 }
 

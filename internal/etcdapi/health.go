@@ -3,6 +3,7 @@ package etcdapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"holdfast.dev/holdfast/internal/core"
+	"holdfast.dev/holdfast/internal/state"
 )
 
 // healthTimeout bounds a check that needs the cluster. etcd's is its request timeout.
@@ -116,6 +118,17 @@ func plain(err error) string {
 	return text
 }
 
+// failure words why a check failed, as etcd does.
+func failure(c core.HealthCheck, err error) string {
+	switch {
+	case c == core.HealthCorruption && errors.Is(err, state.ErrCorrupt):
+		return "alarm activated: CORRUPT"
+	case c == core.HealthNonLearner && errors.Is(err, core.ErrLearner):
+		return "not supported for learner"
+	}
+	return plain(err)
+}
+
 // handleChecks serves /kind, which runs checks except those named by ?exclude=, and /kind/CHECK for each.
 func (a *API) handleChecks(mux *http.ServeMux, kind string, checks []core.HealthCheck) {
 	mux.HandleFunc("/"+kind, get(func(w http.ResponseWriter, r *http.Request) {
@@ -149,7 +162,7 @@ func (a *API) serveChecks(w http.ResponseWriter, r *http.Request, kind string, c
 		outcome, value := "success", 1.0
 		if err := a.core.Health(ctx, c); err != nil {
 			outcome, value, failed = "error", 0, true
-			fmt.Fprintf(&report, "[-]%s failed: %s\n", c, plain(err))
+			fmt.Fprintf(&report, "[-]%s failed: %s\n", c, failure(c, err))
 		} else {
 			fmt.Fprintf(&report, "[+]%s ok\n", c)
 		}

@@ -174,11 +174,10 @@ type instantLog struct {
 	running sync.WaitGroup
 
 	mu       sync.Mutex // held while applying
-	index    uint64
+	index    atomic.Uint64
 	since    time.Time
 	leader   atomic.Bool
 	noLeader atomic.Pointer[time.Time]
-	applying error
 }
 
 func newInstantLog(c *core.Core) *instantLog {
@@ -230,8 +229,7 @@ func (l *instantLog) drain() {
 }
 
 func (l *instantLog) applyLocked(e replica.Entry) ([]replica.Decision, error) {
-	l.index++
-	e.Index, e.Term = l.index, 2
+	e.Index, e.Term = l.index.Add(1), 2
 	return l.core.Apply([]replica.Entry{e})
 }
 
@@ -249,7 +247,7 @@ func (l *instantLog) ReadIndex(ctx context.Context) (uint64, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.index, nil
+	return l.index.Load(), nil
 }
 
 func (l *instantLog) ProposeConf(_ context.Context, c replica.Change) error {
@@ -272,7 +270,8 @@ func (l *instantLog) loseLeader() {
 }
 
 func (l *instantLog) Status() replica.Status {
-	s := replica.Status{Leadership: replica.Leadership{Term: 2}}
+	index := l.index.Load()
+	s := replica.Status{Leadership: replica.Leadership{Term: 2}, Committed: index, Applied: index}
 	if l.leader.Load() {
 		s.Leader, s.Self, s.LeaderSince = testMember, true, l.since
 	} else {
