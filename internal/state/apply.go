@@ -109,7 +109,7 @@ func (a *application) commit() (*Outcome, error) {
 			a.revocations(events)
 		}
 	}
-	a.out.Applied = a.clock.index
+	a.out.Applied, a.out.Time = a.clock.index, a.clock.time
 	if a.clock == m.clock {
 		return a.out, nil
 	}

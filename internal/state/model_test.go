@@ -209,6 +209,9 @@ func (c *change) find(q *mvcc.Query) *mvcc.Page {
 	if q.CountOnly {
 		return page
 	}
+	if q.Order == mvcc.SortNone && q.MinModRevision == 0 && q.MaxCreateRevision == 0 && q.Limit > 0 && int64(len(kvs)) > q.Limit+1 {
+		kvs = kvs[:q.Limit+1] // etcd's quirk: a target without an order sorts what the limit has cut already
+	}
 	by := map[mvcc.SortTarget]func(a, b mvcc.KV) int{
 		mvcc.SortByKey:     func(a, b mvcc.KV) int { return bytes.Compare(a.Key, b.Key) },
 		mvcc.SortByVersion: func(a, b mvcc.KV) int { return cmp.Compare(a.Version, b.Version) },

@@ -17,6 +17,7 @@ type Entry struct {
 // Outcome is everything that follows from the entries handed to one Apply.
 type Outcome struct {
 	Applied uint64 // index of the last entry
+	Time    int64  // the newest time that an entry carried, unix milliseconds; it never decreases
 	Batches []AppliedBatch
 	Confs   []AppliedConf
 	Events  map[mvcc.SpaceID][]mvcc.RevisionEvents
