@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -140,6 +141,9 @@ func BenchmarkRead(b *testing.B) {
 	b.Logf("before compaction %.2f of the payload", float64(x.e.DiskBytes())/float64(payload))
 	x.compact(b)
 	x.settle(b)
+	for range 50 {
+		time.Sleep(20 * time.Millisecond)
+	}
 	b.Logf("after compaction %.2f of the payload; %+v", float64(x.e.DiskBytes())/float64(payload), x.e.Metrics())
 
 	get := func(b *testing.B, hot int) {

@@ -19,6 +19,18 @@ const (
 	maxFanout = 256 // nodes below a node of a higher level
 )
 
+// indexLimits are maxLeaf and maxFanout outside of tests. They decide where nodes are split, so they are the same on
+// every member.
+type indexLimits struct{ leaf, fanout int64 }
+
+// of returns how many children a node of the level may have.
+func (l indexLimits) of(level int) int64 {
+	if level == 0 {
+		return l.leaf
+	}
+	return l.fanout
+}
+
 // indexRoot is the root of the counted index.
 type indexRoot struct {
 	count    int64 // live keys
@@ -57,7 +69,7 @@ func (n *node) appendValue(dst []byte) []byte {
 	return binary.AppendUvarint(binary.AppendUvarint(dst, uint64(n.count)), uint64(n.children))
 }
 
-// below reports whether key < upper bound.
+// above reports whether key < b.
 func (b bound) above(key []byte) bool { return b.last || bytes.Compare(key, b.key) < 0 }
 
 // decode reads a node row. n.upper.key aliases row.

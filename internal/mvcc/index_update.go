@@ -28,11 +28,12 @@ type delta struct {
 // indexUpdate applies the changes of one batch to the counted index, level by level from below. The engine's rows are
 // those before the batch; below holds what the batch changed on the level below, in order.
 type indexUpdate struct {
-	w     *Writer
-	x     *indexReader
-	root  indexRoot
-	live  []liveChange
-	below []nodeChange
+	w      *Writer
+	x      *indexReader
+	limits indexLimits
+	root   indexRoot
+	live   []liveChange
+	below  []nodeChange
 }
 
 // updateIndex counts the changes, which are sorted by key.
@@ -43,7 +44,7 @@ func (w *Writer) updateIndex(changed []liveChange) error {
 	}
 	it.SetBounds(storage.Span{})
 	w.index.id, w.index.it, w.index.root = w.s.id, it, w.base.root
-	u := indexUpdate{w: w, x: &w.index, root: w.base.root, live: changed}
+	u := indexUpdate{w: w, x: &w.index, limits: w.s.limits, root: w.base.root, live: changed}
 
 	deltas := make([]delta, len(changed))
 	for i, c := range changed {
@@ -99,7 +100,7 @@ func (u *indexUpdate) updateLevel(level int, deltas []delta) (up []delta, err er
 				u.put(level, n)
 			}
 			changes = append(changes, nodeChange{node: n, removed: removed})
-		case n.children > limitOf(level):
+		case n.children > u.limits.of(level):
 			nodes, err := u.split(level, n)
 			if err != nil {
 				return nil, err
@@ -117,14 +118,6 @@ func (u *indexUpdate) updateLevel(level int, deltas []delta) (up []delta, err er
 	}
 	u.below = changes
 	return up, nil
-}
-
-// limitOf returns how many children a node of the level may have.
-func limitOf(level int) int64 {
-	if level == 0 {
-		return maxLeaf
-	}
-	return maxFanout
 }
 
 // covers reports whether the node with bound b covers d, given that no node before it does. At level 0 a delta is at a key;
@@ -212,7 +205,7 @@ func (u *indexUpdate) split(level int, n node) ([]node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return partition(level, parts, n)
+	return partition(u.limits.of(level), level, parts, n)
 }
 
 // child is a row below a node to split: a live key, or a node of the level below.
@@ -222,7 +215,7 @@ type child struct {
 }
 
 // partition makes nodes of about half the allowed size.
-func partition(level int, parts []child, n node) ([]node, error) {
+func partition(limit int64, level int, parts []child, n node) ([]node, error) {
 	total := int64(0)
 	for _, c := range parts {
 		total += c.count
@@ -230,7 +223,7 @@ func partition(level int, parts []child, n node) ([]node, error) {
 	if total != n.count || int64(len(parts)) != n.children {
 		return nil, corrupt(tableIndex, "count does not match the rows")
 	}
-	groups := (len(parts)*2 + int(limitOf(level)) - 1) / int(limitOf(level))
+	groups := (len(parts)*2 + int(limit) - 1) / int(limit)
 	nodes := make([]node, 0, groups)
 	for g := range groups {
 		lo, hi := g*len(parts)/groups, (g+1)*len(parts)/groups
@@ -349,7 +342,7 @@ func compareBounds(a, b bound) int {
 
 // grow adds levels until the root has few enough children.
 func (u *indexUpdate) grow() error {
-	for u.root.children > limitOf(u.root.height) {
+	for u.root.children > u.limits.of(u.root.height) {
 		level := u.root.height
 		n := node{upper: bound{last: true}, count: u.root.count, children: u.root.children}
 		var parts []child
@@ -362,7 +355,7 @@ func (u *indexUpdate) grow() error {
 		if err != nil {
 			return err
 		}
-		nodes, err := partition(level, parts, n)
+		nodes, err := partition(u.limits.of(level), level, parts, n)
 		if err != nil {
 			return err
 		}

@@ -101,12 +101,6 @@ func appendNewestKey(dst []byte, id SpaceID, key []byte, rev int64) []byte {
 	return appendVersionKey(dst, id, key, rev, ^uint32(0))
 }
 
-// appendFirstKey appends a key that sorts before every version of key.
-func appendFirstKey(dst []byte, id SpaceID, key []byte) []byte {
-	dst = appendPrefix(dst, id, key)
-	return append(dst, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-}
-
 // versionStamp returns the revision and sub of a version row's key.
 func versionStamp(row []byte) (rev int64, sub uint32) {
 	s := row[len(row)-suffixLen:]

@@ -26,9 +26,9 @@ type scanner struct {
 
 // start begins a walk over span.
 func (sc *scanner) start(span storage.Span) {
-	sc.lower = appendFirstKey(sc.lower[:0], sc.id, span.Start)
+	sc.lower = appendPrefix(sc.lower[:0], sc.id, span.Start) // below every version of the key
 	if span.End != nil {
-		sc.upper = appendFirstKey(sc.upper[:0], sc.id, span.End)
+		sc.upper = appendPrefix(sc.upper[:0], sc.id, span.End)
 	} else {
 		sc.upper = append(sc.upper[:0], byte(sc.id), tableVersions+1)
 	}

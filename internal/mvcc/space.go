@@ -23,6 +23,7 @@ type Space struct {
 	now    atomic.Pointer[published]
 	meta   meta // as of the last Publish; the Writer's starting point
 	writer Writer
+	limits indexLimits
 
 	readers sync.Pool // *pageReader
 	sweepMu sync.Mutex
@@ -30,7 +31,7 @@ type Space struct {
 
 // OpenSpace reads the space's meta row. In a fresh engine the space has revision 1 and compact revision -1.
 func OpenSpace(r storage.Reader, id SpaceID) (*Space, error) {
-	s := &Space{id: id, meta: freshMeta()}
+	s := &Space{id: id, meta: freshMeta(), limits: indexLimits{maxLeaf, maxFanout}}
 	s.readers.New = func() any { return new(pageReader) }
 	var buf [3]byte
 	row, ok, err := r.Get(appendMetaKey(buf[:0], id, 'r'), nil)

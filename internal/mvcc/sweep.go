@@ -40,7 +40,7 @@ func (s *Space) sweepInto(e *storage.Engine, b *storage.Batch, mark *sweepMark, 
 	span := tableSpan(s.id, tableLog)
 	if mark.rev > mark.cut {
 		span.Start = append(appendStampKey(nil, s.id, tableLog, mark.rev, mark.sub), 0)
-	} else { // the rows of the last compact revision are looked at once more: see below
+	} else { // the rows of the last compact revision are looked at once more, see below
 		span.Start = appendStampKey(nil, s.id, tableLog, mark.cut, 0)
 	}
 	span.End = appendStampKey(nil, s.id, tableLog, to.compacted+1, 0)
@@ -58,8 +58,13 @@ func (s *Space) sweepInto(e *storage.Engine, b *storage.Batch, mark *sweepMark, 
 		if err := row.decode(it.Key(), it.Value()); err != nil {
 			return false, firstError(err, it.Close())
 		}
-		// The events of the compact revision itself can still be asked for, also those of a key that changed twice in it.
-		if row.hasPrev && (row.rev < to.compacted || row.prevRev < row.rev) {
+		mark.rev, mark.sub = row.rev, row.sub
+		if row.rev == to.compacted && row.hasPrev && row.prevRev == row.rev {
+			// The events of the compact revision can still be asked for, so what it wrote stays for now, and with it what
+			// hides that from readers.
+			continue
+		}
+		if row.hasPrev {
 			key = appendVersionKey(key[:0], s.id, row.key, row.prevRev, row.prevSub)
 			b.Delete(key)
 		}
@@ -67,7 +72,6 @@ func (s *Space) sweepInto(e *storage.Engine, b *storage.Batch, mark *sweepMark, 
 			key = appendVersionKey(key[:0], s.id, row.key, row.rev, row.sub)
 			b.Delete(key)
 		}
-		mark.rev, mark.sub = row.rev, row.sub
 	}
 	if err := it.Close(); err != nil || more {
 		return more, err
