@@ -178,8 +178,9 @@ func (f *readFile) Fd() uintptr { return f.inner.Fd() }
 
 // streamFile is a format 2 file that is being written. Each Write is one frame or more.
 type streamFile struct {
-	w    *StreamWriter
-	size int64
+	w     *StreamWriter
+	size  int64
+	clean bool // nothing was written since the last sync
 }
 
 var _ vfs.File = (*streamFile)(nil)
@@ -198,6 +199,7 @@ func (f *streamFile) ReadAt([]byte, int64) (int, error) { return 0, unsupported(
 
 // Write appends p.
 func (f *streamFile) Write(p []byte) (int, error) {
+	f.clean = f.clean && len(p) == 0
 	for done := 0; done < len(p); {
 		n := min(writeFrame, len(p)-done)
 		if _, err := f.w.Append(p[done : done+n]); err != nil {
@@ -227,21 +229,32 @@ func (f *streamFile) Stat() (vfs.FileInfo, error) {
 }
 
 // Sync makes what was written durable, and the file's metadata with it.
-func (f *streamFile) Sync() error {
-	if err := f.w.Sync(); err != nil {
-		return err
-	}
-	if err := f.w.file.Sync(); err != nil {
-		f.w.err = fmt.Errorf("sync %s: %w", f.w.path, err)
-	}
-	return f.w.err
-}
+func (f *streamFile) Sync() error { return f.sync(f.w.file.Sync) }
 
 // SyncData makes what was written durable.
-func (f *streamFile) SyncData() error { return f.w.Sync() }
+func (f *streamFile) SyncData() error { return f.sync(nil) }
 
 // SyncTo makes everything that was written durable.
-func (f *streamFile) SyncTo(int64) (bool, error) { return true, f.w.Sync() }
+func (f *streamFile) SyncTo(int64) (bool, error) { return true, f.sync(nil) }
+
+// sync makes what was written durable and appends an empty frame that says so, without syncing it: once that one
+// reaches the disk too, damage to the last synced frame is not taken for a torn tail. metadata, if any, is called as well.
+func (f *streamFile) sync(metadata func() error) error {
+	if f.clean {
+		return f.w.err
+	}
+	err := f.w.Sync()
+	if err == nil && metadata != nil {
+		if err = metadata(); err != nil {
+			f.w.err = fmt.Errorf("sync %s: %w", f.w.path, err)
+		}
+	}
+	if err == nil {
+		_, err = f.w.Append(nil)
+	}
+	f.clean = err == nil
+	return err
+}
 
 // Prefetch does nothing: a file that is being written is in the cache.
 func (f *streamFile) Prefetch(int64, int64) error { return nil }
