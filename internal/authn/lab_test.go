@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -439,6 +440,16 @@ func mustLive(t *testing.T, c *tls.Conn, ended <-chan struct{}) {
 	case <-ended:
 		t.Fatal("the connection was cut")
 	default:
+	}
+}
+
+// until waits for something that happens soon in another goroutine and that nothing announces.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for late := time.Now().Add(5 * time.Second); !is(); runtime.Gosched() {
+		if time.Now().After(late) {
+			t.Fatal("waited in vain for " + what)
+		}
 	}
 }
 

@@ -290,14 +290,18 @@ func TestPublicSide(t *testing.T) {
 // house is a cluster's own CA.
 type house struct {
 	t       *testing.T
+	born    time.Time
 	cluster uint64
 	root    ca.Authority
 	issuers map[policy.Role]ca.Authority
 }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t *testing.T) *house { t.Helper(); return newHouseAt(t, time.Now()) }
+
+// newHouseAt is a house founded at born.
+func newHouseAt(t *testing.T, born time.Time) *house {
 	t.Helper()
-	h := &house{t: t, cluster: 0xc1, issuers: map[policy.Role]ca.Authority{}}
+	h := &house{t: t, born: born, cluster: 0xc1, issuers: map[policy.Role]ca.Authority{}}
 	key := h.key()
 	cert, err := ca.NewRoot(h.source(), key, h.cluster, 1000*time.Hour)
 	if err != nil {
@@ -315,7 +319,7 @@ func newHouse(t *testing.T) *house {
 	return h
 }
 
-func (h *house) source() ca.Source { return ca.Source{Now: time.Now(), Rand: rand.Reader} }
+func (h *house) source() ca.Source { return ca.Source{Now: h.born, Rand: rand.Reader} }
 
 func (h *house) issuer(role policy.Role) Issuer {
 	return Issuer{Certificate: h.issuers[role].Certificate, Role: role}

@@ -59,21 +59,21 @@ func PlanSockets(urls []string) ([]Socket, error) {
 
 // parseListen reads one listen URL.
 func parseListen(text string) (Socket, error) {
+	s := Socket{URLs: []string{text}}
+	scheme, path, _ := strings.Cut(text, "://")
+	s.TLS = scheme == "https" || scheme == "unixs"
+	s.Plain = !s.TLS
+	if scheme == "unix" || scheme == "unixs" { // not through url.Parse: unix://localhost:m1 is a path like any other
+		if s.Network, s.Address = "unix", path; path == "" {
+			return Socket{}, fmt.Errorf("%w: %s has no path", ErrConfig, text)
+		}
+		return s, nil
+	}
 	u, err := url.Parse(text)
 	if err != nil {
 		return Socket{}, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	s := Socket{URLs: []string{text}, TLS: u.Scheme == "https" || u.Scheme == "unixs"}
-	s.Plain = !s.TLS
-	switch u.Scheme {
-	case "unix", "unixs":
-		s.Network, s.Address = "unix", u.Host+u.Path
-		if s.Address == "" {
-			return Socket{}, fmt.Errorf("%w: %s has no path", ErrConfig, text)
-		}
-		return s, nil
-	case "http", "https":
-	default:
+	if scheme != "http" && scheme != "https" {
 		return Socket{}, fmt.Errorf("%w: URL scheme must be http, https, unix, or unixs: %s", ErrConfig, text)
 	}
 	host, port, err := net.SplitHostPort(u.Host)
