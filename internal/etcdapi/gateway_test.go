@@ -307,12 +307,22 @@ func TestWebGuards(t *testing.T) {
 	if code, _ := readBody(t, request("POST", "", "")); code != http.StatusMethodNotAllowed {
 		t.Errorf("POST of version: %d", code)
 	}
-	for origin, want := range map[string]string{"https://good.example": "https://good.example", "https://evil.example": ""} {
-		resp := request("OPTIONS", "", origin)
-		if got := resp.Header.Get("Access-Control-Allow-Origin"); got != want || resp.StatusCode != 200 {
-			t.Errorf("%s: %d, allowed %q", origin, resp.StatusCode, got)
+	for origin, want := range map[string]struct {
+		allowed string
+		code    int
+	}{"https://good.example": {"https://good.example", 200}, "https://evil.example": {"", 403}, "null": {"", 403}, m.web.URL: {"", 200}} {
+		for _, method := range []string{"OPTIONS", "GET"} {
+			resp := request(method, "", origin)
+			if got := resp.Header.Get("Access-Control-Allow-Origin"); got != want.allowed || resp.StatusCode != want.code {
+				t.Errorf("%s %s: %d, allowed %q", method, origin, resp.StatusCode, got)
+			}
+			readBody(t, resp)
 		}
-		readBody(t, resp)
+	}
+	// The websocket proxy itself asks no page where it comes from.
+	_, resp, err := websocket.DefaultDialer.DialContext(short(t), "ws"+strings.TrimPrefix(m.web.URL, "http")+"/v3/watch", http.Header{"Origin": {"https://evil.example"}})
+	if err == nil || resp == nil || resp.StatusCode != http.StatusForbidden {
+		t.Errorf("websocket of a foreign page: %v", err)
 	}
 	if code, _ := m.get("/debug/pprof/"); code != 404 {
 		t.Errorf("pprof without being asked for: %d", code)

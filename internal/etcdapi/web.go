@@ -27,8 +27,8 @@ import (
 // WebOptions configure what a client port serves to web clients.
 type WebOptions struct {
 	GRPC *grpc.Server // serves application/grpc requests of clients that offer http/1.1 too; nil: they are refused
-	// CORS lists the origins that browsers may call from, HostWhitelist the Host headers that a port without TLS answers.
-	// "*" admits all; an empty list admits none.
+	// CORS lists the origins, besides the port itself, whose pages may call; HostWhitelist lists the Host headers that a
+	// port without TLS answers. "*" admits all; an empty list admits none.
 	CORS, HostWhitelist []string
 	DisableGateway      bool
 	Pprof               bool // serve /debug/pprof to whoever reaches the port
@@ -92,6 +92,11 @@ func (h *webHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		allowOrigin(w, "*")
 	case h.cors[origin]:
 		allowOrigin(w, origin)
+	case origin != "" && !sameOrigin(origin, r.Host):
+		// Not to allow the page to read the answer would not be enough: the browser sends the request, or opens the
+		// websocket, with its user's certificate.
+		http.Error(w, "requests from pages of this origin are not allowed", http.StatusForbidden)
+		return
 	}
 	if r.Method == http.MethodOptions {
 		w.WriteHeader(http.StatusOK)
@@ -112,6 +117,12 @@ func (h *webHandler) serveGRPC(w http.ResponseWriter, r *http.Request) {
 			" let it offer h2 alone (HAProxy: alpn h2; Envoy: alpn_protocols: [h2])", "remote", r.RemoteAddr)
 	})
 	h.grpc.ServeHTTP(w, r)
+}
+
+// sameOrigin reports whether a page of origin was served by host itself.
+func sameOrigin(origin, host string) bool {
+	_, from, ok := strings.Cut(origin, "://")
+	return ok && strings.EqualFold(from, host)
 }
 
 // hostname returns host without its port.
