@@ -1,0 +1,150 @@
+// Command holdfast gives a cluster its secure control plane: today a store that speaks etcd v3.
+//
+// Job: flags, help, exit codes; the help texts are documentation. Non-job: everything else: what a member does is in
+// internal/node. Under the name etcd it behaves as `holdfast etcd`, under the name etcdctl as etcdctl.
+//
+// Invariants: an error is printed once, with a hint where there is one. Exit codes: 0 done, 1 failed, 2 wrong usage.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.etcd.io/etcd/etcdctl/v3/ctlv3"
+
+	"holdfast.dev/holdfast/internal/fault"
+	"holdfast.dev/holdfast/internal/node"
+	"holdfast.dev/holdfast/internal/node/etcdflags"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	switch strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") {
+	case "etcdctl":
+		ctlv3.MustStart() // ends the process itself when it fails
+		return 0
+	case "etcd":
+		return runEtcd(os.Args[1:])
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return execute(ctx, newRoot(), os.Stderr)
+}
+
+// execute runs a command and turns its error into words and an exit code.
+func execute(ctx context.Context, root *cobra.Command, stderr io.Writer) int {
+	cmd, err := root.ExecuteContextC(ctx)
+	var code exitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	}
+	printError(stderr, err)
+	if errors.Is(err, errUsage) {
+		fmt.Fprintf(stderr, "hint: %s --help\n", cmd.CommandPath())
+		return 2
+	}
+	return 1
+}
+
+// exitCode ends the program when everything has been said.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+// errUsage is in the chain of errors about flags and arguments.
+var errUsage = errors.New("wrong usage")
+
+// usageError marks err as one about flags and arguments without changing its text.
+type usageError struct{ error }
+
+func (usageError) Is(target error) bool { return target == errUsage }
+
+// printError prints an error and its hint.
+func printError(w io.Writer, err error) {
+	fmt.Fprintf(w, "error: %v\n", err)
+	var f *fault.Error
+	if errors.As(err, &f) && f.Hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", f.Hint)
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "holdfast",
+		Short: "A secure control plane for a cluster: an etcd v3 store with mutual TLS and encryption at rest built in",
+		Long: `Holdfast is one binary that gives a cluster its secure control plane. Today it is a store that speaks etcd v3.
+
+  holdfast server              start a secured member: own CA, mutual TLS, sealed disk; no flags needed
+  holdfast ctl put foo bar     all of etcdctl, with endpoints and certificates from the context that the server wrote
+  holdfast status              members, leader, sealing, certificates, weakenings in force
+  holdfast etcd ...            take etcd's place, with etcd's flags, ETCD_* variables and configuration file
+
+Linked as "etcd" the binary behaves as "holdfast etcd", linked as "etcdctl" as etcdctl.`,
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(newServer(), newEtcd(), newCtl(), newVersion())
+	for _, c := range root.Commands() {
+		strictArgs(c)
+	}
+	return root
+}
+
+// strictArgs makes a wrong number of arguments an error of usage.
+func strictArgs(c *cobra.Command) {
+	if inner := c.Args; inner != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := inner(cmd, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		strictArgs(sub)
+	}
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			w := cmd.OutOrStdout()
+			fmt.Fprintf(w, "Holdfast %s\netcd API %s\n", node.Version, etcdflags.Version)
+			if rev := revision(); rev != "" {
+				fmt.Fprintf(w, "revision %s\n", rev)
+			}
+			fmt.Fprintf(w, "%s %s/%s\n", runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return nil
+		},
+	}
+}
+
+// revision is the source revision that the go command wrote into the binary; empty if it did not.
+func revision() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return ""
+}

@@ -1,0 +1,372 @@
+package caapi
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"holdfast.dev/holdfast/internal/ca"
+	"holdfast.dev/holdfast/internal/core"
+	"holdfast.dev/holdfast/internal/fault"
+	"holdfast.dev/holdfast/internal/mvcc"
+	"holdfast.dev/holdfast/internal/policy"
+	"holdfast.dev/holdfast/internal/state"
+	"holdfast.dev/holdfast/internal/storage"
+)
+
+// Faults of the authority.
+var (
+	ErrNoAuthority = fault.New(fault.Unsupported, "this cluster has no certificate authority of its own")
+	ErrBadToken    = fault.New(fault.Denied, "the join token is unknown, used up or expired")
+	ErrBadRequest  = fault.New(fault.Invalid, "malformed request")
+)
+
+// errNotAdmin is etcd's text for a right that is missing.
+var errNotAdmin = fault.New(fault.Denied, "permission denied")
+
+const issuerKeyPurpose = "issuer key"
+
+// Lives of what the authority issues.
+const (
+	LeafLife   = 30 * 24 * time.Hour       // members and the admin; renewed by their holders
+	IssuerLife = 5 * 365 * 24 * time.Hour  // issuers
+	RootLife   = 15 * 365 * 24 * time.Hour // the root
+	TokenLife  = time.Hour                 // a token's default
+)
+
+// Secrets seals secrets that are kept in replicated rows, under a key that every voter holds. *seal.Box is one.
+type Secrets interface {
+	Seal(purpose, place string, secret []byte) ([]byte, error)
+	Open(purpose, place string, sealed []byte) ([]byte, error)
+}
+
+// Options are what an Authority needs; all are required.
+type Options struct {
+	Core    *core.Core
+	Secrets Secrets
+	System  policy.Principal // the clockwork: it writes the rows
+	Cluster uint64
+	Member  uint64
+	Now     func() time.Time
+	Rand    io.Reader
+	Log     *slog.Logger
+	// Principal returns who is at the other end of a request's connection.
+	Principal func(context.Context) policy.Principal
+	// Secret returns the cluster secret for a member that is admitted.
+	Secret func() []byte
+	// Endpoints returns the HOST:PORT of public listeners, for tokens.
+	Endpoints func() []string
+	// Status describes this member for people and machines.
+	Status func(ctx context.Context, who policy.Principal) (any, error)
+}
+
+// Authority is the cluster's certificate authority as one member sees it. Safe for concurrent use.
+type Authority struct {
+	o Options
+
+	mu      sync.Mutex
+	root    *x509.Certificate
+	issuers map[policy.Role]ca.Authority
+}
+
+// New returns an authority that has not read its rows yet.
+func New(o Options) *Authority { return &Authority{o: o, issuers: map[policy.Role]ca.Authority{}} }
+
+// Roles lists the roles that have an issuer of their own, with the word that rows and messages use.
+func Roles() map[policy.Role]string {
+	return map[policy.Role]string{
+		policy.RoleMember: "member", policy.RoleAdmin: "admin", policy.RoleClient: "client", policy.RoleAgent: "agent",
+	}
+}
+
+// Seed is a new authority before its rows exist.
+type Seed struct {
+	Root    *x509.Certificate
+	RootKey crypto.Signer
+	Issuers []ca.Authority
+}
+
+// NewSeed makes a root and one issuer for each role.
+func NewSeed(src ca.Source, cluster uint64) (Seed, error) {
+	var s Seed
+	key, err := ca.GenerateKey(src.Rand)
+	if err != nil {
+		return s, err
+	}
+	s.RootKey = key
+	if s.Root, err = ca.NewRoot(src, key, cluster, RootLife); err != nil {
+		return s, err
+	}
+	root := ca.Authority{Certificate: s.Root, Signer: key}
+	for _, role := range []policy.Role{policy.RoleMember, policy.RoleAdmin, policy.RoleClient, policy.RoleAgent} {
+		key, err := ca.GenerateKey(src.Rand)
+		if err != nil {
+			return s, err
+		}
+		cert, err := ca.NewIssuer(src, root, role, key.Public(), IssuerLife)
+		if err != nil {
+			return s, err
+		}
+		s.Issuers = append(s.Issuers, ca.Authority{Certificate: cert, Signer: key, Role: role})
+	}
+	return s, nil
+}
+
+// Issuer returns the seed's issuer for role.
+func (s Seed) Issuer(role policy.Role) ca.Authority {
+	for _, i := range s.Issuers {
+		if i.Role == role {
+			return i
+		}
+	}
+	return ca.Authority{}
+}
+
+func rootKey(name string) []byte   { return []byte("root/" + name) }
+func secretKey(name string) []byte { return []byte("secret/" + name) }
+func pinKey(member uint64) []byte  { return fmt.Appendf(nil, "pin/%016x", member) }
+func tokenKey(id uint64) []byte    { return fmt.Appendf(nil, "token/%016x", id) }
+
+// Establish writes the rows of a new authority, once: if the cluster has one already, nothing happens.
+func (a *Authority) Establish(ctx context.Context, s Seed) error {
+	txn := &state.Txn{Space: mvcc.SpaceCA, Compare: []state.Compare{absent(rootKey("root"))}}
+	put := func(key, value []byte) {
+		txn.Success = append(txn.Success, state.Op{Put: &state.Put{Space: mvcc.SpaceCA, Key: key, Value: value}})
+	}
+	put(rootKey("root"), s.Root.Raw)
+	for _, i := range s.Issuers {
+		name := Roles()[i.Role]
+		key, err := ca.EncodeKey(i.Signer)
+		if err != nil {
+			return err
+		}
+		wrapped, err := a.o.Secrets.Seal(issuerKeyPurpose, "issuer/"+name, key)
+		if err != nil {
+			return err
+		}
+		put(rootKey(name), i.Certificate.Raw)
+		put(secretKey("issuer/"+name), wrapped)
+	}
+	_, err := a.o.Core.Txn(ctx, a.o.System, txn, false)
+	return err
+}
+
+func absent(key []byte) state.Compare {
+	return state.Compare{Span: storage.KeySpan(key), Target: state.CompareCreate, Result: state.CompareEqual, Number: 0}
+}
+
+// Load reads the authority from its rows. It returns ErrNoAuthority if there are none.
+func (a *Authority) Load(ctx context.Context) error {
+	der, err := a.row(ctx, rootKey("root"))
+	if err != nil {
+		return err
+	}
+	if der == nil {
+		return ErrNoAuthority
+	}
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		return fmt.Errorf("the root in the cluster's state: %w", err)
+	}
+	issuers := map[policy.Role]ca.Authority{}
+	for role, name := range Roles() {
+		i, err := a.loadIssuer(ctx, role, name)
+		if err != nil {
+			return err
+		}
+		issuers[role] = i
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.root, a.issuers = root, issuers
+	return nil
+}
+
+func (a *Authority) loadIssuer(ctx context.Context, role policy.Role, name string) (ca.Authority, error) {
+	der, err := a.row(ctx, rootKey(name))
+	if err != nil {
+		return ca.Authority{}, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return ca.Authority{}, fmt.Errorf("the %s issuer in the cluster's state: %w", name, err)
+	}
+	wrapped, err := a.row(ctx, secretKey("issuer/"+name))
+	if err != nil {
+		return ca.Authority{}, err
+	}
+	pem, err := a.o.Secrets.Open(issuerKeyPurpose, "issuer/"+name, wrapped)
+	if err != nil {
+		return ca.Authority{}, fmt.Errorf("the key of the %s issuer: %w", name, err)
+	}
+	key, err := ca.ParseKey(pem)
+	if err != nil {
+		return ca.Authority{}, fmt.Errorf("the key of the %s issuer: %w", name, err)
+	}
+	return ca.Authority{Certificate: cert, Signer: key, Role: role}, nil
+}
+
+// row reads one row, linearizably; nil if there is none.
+func (a *Authority) row(ctx context.Context, key []byte) ([]byte, error) {
+	kv, err := a.kv(ctx, key)
+	if err != nil || kv == nil {
+		return nil, err
+	}
+	return kv.Value, nil
+}
+
+func (a *Authority) kv(ctx context.Context, key []byte) (*mvcc.KV, error) {
+	page, err := a.o.Core.Range(ctx, a.o.System, core.RangeRequest{
+		Space: mvcc.SpaceCA, Query: mvcc.Query{Span: storage.KeySpan(key), Limit: 1, NoCount: true},
+	})
+	if err != nil || len(page.KVs) == 0 {
+		return nil, err
+	}
+	return &page.KVs[0], nil
+}
+
+// Root returns the cluster's root; nil before Load.
+func (a *Authority) Root() *x509.Certificate {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.root
+}
+
+// Issuers returns the issuing certificates by role.
+func (a *Authority) Issuers() map[policy.Role]*x509.Certificate {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := map[policy.Role]*x509.Certificate{}
+	for role, i := range a.issuers {
+		out[role] = i.Certificate
+	}
+	return out
+}
+
+// issuedRecord is the row of one issued certificate.
+type issuedRecord struct {
+	Profile  string    `json:"profile"`
+	Subject  string    `json:"subject"`
+	Hosts    []string  `json:"hosts,omitempty"`
+	Member   string    `json:"member,omitempty"`
+	NotAfter time.Time `json:"notAfter"`
+	By       string    `json:"by"`
+}
+
+func profileName(p ca.Profile) (string, policy.Role) {
+	switch p {
+	case ca.ServerProfile:
+		return "server", policy.RoleMember
+	case ca.PeerProfile:
+		return "peer", policy.RoleMember
+	case ca.AdminProfile:
+		return "admin", policy.RoleAdmin
+	case ca.ClientProfile:
+		return "client", policy.RoleClient
+	case ca.AgentProfile:
+		return "agent", policy.RoleAgent
+	}
+	return "", policy.RoleNone
+}
+
+// Issue signs a certificate, commits the record of it, and only then returns the chain, leaf first.
+func (a *Authority) Issue(ctx context.Context, by policy.Principal, r ca.Request) ([]*x509.Certificate, error) {
+	name, role := profileName(r.Profile)
+	a.mu.Lock()
+	issuer := a.issuers[role]
+	a.mu.Unlock()
+	if issuer.Certificate == nil {
+		return nil, ErrNoAuthority
+	}
+	if r.Life == 0 {
+		r.Life = LeafLife
+	}
+	leaf, err := ca.Issue(ca.Source{Now: a.o.Now(), Rand: a.o.Rand}, issuer, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.record(ctx, by, leaf, issuer.Certificate, issuedRecord{Profile: name, Subject: r.CommonName, Hosts: r.Hosts}); err != nil {
+		return nil, err
+	}
+	if r.Profile == ca.PeerProfile {
+		if err := a.pin(ctx, r.Member, leaf); err != nil {
+			return nil, err
+		}
+	}
+	return []*x509.Certificate{leaf, issuer.Certificate}, nil
+}
+
+// Issued is a certificate that was made before there was a log.
+type Issued struct {
+	Leaf, Issuer *x509.Certificate
+	Profile      ca.Profile
+	Member       uint64 // of a peer certificate
+}
+
+// Record commits what the founder issued before there was a log, and its pin.
+func (a *Authority) Record(ctx context.Context, i Issued) error {
+	name, _ := profileName(i.Profile)
+	if err := a.record(ctx, a.o.System, i.Leaf, i.Issuer, issuedRecord{Profile: name, Subject: i.Leaf.Subject.CommonName, Hosts: i.Leaf.DNSNames}); err != nil {
+		return err
+	}
+	if i.Profile != ca.PeerProfile {
+		return nil
+	}
+	return a.pin(ctx, i.Member, i.Leaf)
+}
+
+// pin keeps the digest of a member's public key.
+func (a *Authority) pin(ctx context.Context, member uint64, leaf *x509.Certificate) error {
+	sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	_, err := a.o.Core.Put(ctx, a.o.System, &state.Put{Space: mvcc.SpaceCA, Key: pinKey(member), Value: sum[:]})
+	return err
+}
+
+func (a *Authority) record(ctx context.Context, by policy.Principal, leaf, issuer *x509.Certificate, r issuedRecord) error {
+	r.NotAfter, r.By = leaf.NotAfter, by.String()
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	n := ca.Name(leaf, issuer)
+	key := []byte("issued/" + n.Issuer + "/" + n.Serial)
+	_, err = a.o.Core.Put(ctx, a.o.System, &state.Put{Space: mvcc.SpaceCA, Key: key, Value: data})
+	return err
+}
+
+// Pinned reports whether key is the pinned key of a current member, from what this member has applied.
+func (a *Authority) Pinned(member uint64, key [sha256.Size]byte) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	page, err := a.o.Core.Range(ctx, a.o.System, core.RangeRequest{
+		Space: mvcc.SpaceCA, Serializable: true, Query: mvcc.Query{Span: storage.KeySpan(pinKey(member)), Limit: 1, NoCount: true},
+	})
+	if err != nil || len(page.KVs) == 0 || len(page.KVs[0].Value) != sha256.Size {
+		return false
+	}
+	members, err := a.o.Core.Members(ctx, a.o.System, false)
+	if err != nil {
+		return false
+	}
+	for _, m := range members {
+		if m.ID == member {
+			return [sha256.Size]byte(page.KVs[0].Value) == key
+		}
+	}
+	return false
+}
+
+// mayAdminister reports whether who may change the authority: the one right that all of it needs.
+func mayAdminister(who policy.Principal) error {
+	if !who.IsAdmin() {
+		return errNotAdmin
+	}
+	return nil
+}

@@ -1,0 +1,227 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"holdfast.dev/holdfast/internal/authn"
+	"holdfast.dev/holdfast/internal/caapi"
+	"holdfast.dev/holdfast/internal/etcdapi"
+	"holdfast.dev/holdfast/internal/node/config"
+)
+
+// front is everything that clients reach.
+type front struct {
+	n     *Node
+	gates []*authn.Gate
+	grpc  *grpc.Server
+	webs  []*http.Server
+	parts []frontPart
+	work  sync.WaitGroup
+}
+
+// frontPart is one gate and what serves behind it.
+type frontPart struct {
+	gate *authn.Gate
+	grpc bool
+	web  *http.Server
+}
+
+// bindFront opens the sockets of clients, metrics and the public, and builds their servers. Nothing is served yet.
+func (n *Node) bindFront(ctx context.Context) error {
+	f := &front{n: n}
+	n.front = f
+	c := n.config
+	api, err := etcdapi.New(etcdapi.Options{
+		Core: n.core, Principal: authn.PrincipalFromContext, Logger: n.log, Now: n.env.Now,
+		MaxRequestBytes: int(c.Limits.MaxRequestBytes), MaxTxnOps: int(c.Limits.MaxTxnOps), MaxConcurrentStreams: c.Limits.MaxConcurrentStreams,
+		KeepaliveMinTime: c.Keepalive.MinTime, KeepaliveInterval: c.Keepalive.Interval, KeepaliveTimeout: c.Keepalive.Timeout,
+		WarnAfter: warnAfter(c.Checks.WarnUnary), DetailedMetrics: c.Web.MetricsLevel == "extensive",
+	})
+	if err != nil {
+		return err
+	}
+	n.api = api
+	f.grpc = api.NewGRPCServer(grpc.Creds(authn.Credentials()))
+	web, err := f.webHandler()
+	if err != nil {
+		return err
+	}
+	open := c.Mode == config.ModeEtcd
+	client := authn.GateOptions{Side: authn.ClientSide, Routes: authn.ServeGRPC | authn.ServeWeb, TLS: n.ids.client, Open: open}
+	if len(c.Listen.HTTP) > 0 {
+		client.Routes = authn.ServeGRPC
+	}
+	if err := f.bind(ctx, c.Listen.Client, client, web); err != nil {
+		return err
+	}
+	client.Routes = authn.ServeWeb
+	if err := f.bind(ctx, c.Listen.HTTP, client, web); err != nil {
+		return err
+	}
+	metrics := authn.GateOptions{Side: authn.MetricsSide, Routes: authn.ServeWeb, TLS: n.ids.metrics, Open: open}
+	if err := f.bind(ctx, c.Listen.Metrics, metrics, api.NewMetricsHandler()); err != nil {
+		return err
+	}
+	if c.Mode == config.ModeServer {
+		public := authn.GateOptions{Side: authn.PublicSide, Routes: authn.ServeWeb, TLS: n.ids.public}
+		return f.bind(ctx, c.Listen.Public, public, n.pki.authority.PublicHandler())
+	}
+	return nil
+}
+
+// warnAfter translates etcd's 0, which logs every call, into what etcdapi takes for it.
+func warnAfter(d time.Duration) time.Duration {
+	if d == 0 {
+		return time.Nanosecond
+	}
+	return d
+}
+
+// webHandler serves Holdfast's own administration beside etcd's web side.
+func (f *front) webHandler() (http.Handler, error) {
+	c := f.n.config
+	web, err := f.n.api.NewWebHandler(etcdapi.WebOptions{
+		GRPC: f.grpc, CORS: orAll(c.Web.CORS), HostWhitelist: orAll(c.Web.HostWhitelist),
+		DisableGateway: !c.Web.Gateway, Pprof: c.Web.Pprof,
+	})
+	if err != nil {
+		return nil, err
+	}
+	admin := f.n.adminHandler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, caapi.AdminPrefix) {
+			admin.ServeHTTP(w, r)
+			return
+		}
+		web.ServeHTTP(w, r)
+	}), nil
+}
+
+// orAll is what etcd means by an empty list.
+func orAll(list []string) []string {
+	if len(list) == 0 {
+		return []string{"*"}
+	}
+	return list
+}
+
+// bind opens sockets with one handler behind them.
+func (f *front) bind(ctx context.Context, urls config.URLs, o authn.GateOptions, h http.Handler) error {
+	gates, err := f.n.bind(ctx, urls, o)
+	if err != nil {
+		return err
+	}
+	for _, g := range gates {
+		p := frontPart{gate: g, grpc: o.Routes&authn.ServeGRPC != 0}
+		if o.Routes&authn.ServeWeb != 0 {
+			p.web = f.newWebServer(h)
+			f.webs = append(f.webs, p.web)
+		}
+		f.gates, f.parts = append(f.gates, g), append(f.parts, p)
+	}
+	return nil
+}
+
+func (f *front) newWebServer(h http.Handler) *http.Server {
+	s := &http.Server{
+		Handler: h, ConnContext: authn.ConnContext, ErrorLog: quiet(f.n.log),
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 1 << 20,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: int(min(f.n.config.Limits.MaxConcurrentStreams, 1<<20))},
+	}
+	s.Protocols = new(http.Protocols)
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetHTTP2(true)
+	return s
+}
+
+// quiet takes what net/http has to say about broken connections: it is of no use to operators.
+func quiet(l *slog.Logger) *log.Logger { return slog.NewLogLogger(l.Handler(), slog.LevelDebug) }
+
+// serve starts the servers and says so in etcd's words.
+func (f *front) serve() {
+	for _, p := range f.parts {
+		if p.grpc {
+			f.work.Go(func() { f.n.watchWeb(f.grpc.Serve(p.gate.GRPC())) })
+		}
+		if p.web != nil {
+			f.work.Go(func() { f.n.watchWeb(p.web.Serve(p.gate.Web())) })
+		}
+		f.work.Go(func() { f.n.watchGate(p.gate.Serve()) })
+	}
+}
+
+// announce logs each client socket.
+func (f *front) announce() {
+	for _, u := range f.n.config.Listen.Client {
+		if config.Secure(u) {
+			f.n.log.Info("serving client traffic securely", "traffic", "grpc+http", "address", u.Host)
+		} else {
+			f.n.log.Info("serving client traffic insecurely; this is strongly discouraged!", "traffic", "grpc+http", "address", u.Host)
+		}
+	}
+	for _, u := range slices.Concat(f.n.config.Listen.HTTP, f.n.config.Listen.Metrics, f.n.config.Listen.Public) {
+		f.n.log.Info("serving", "url", u.String())
+	}
+}
+
+// watchGate ends the member when a socket fails for good.
+func (n *Node) watchGate(err error) {
+	if err != nil && n.ctx.Err() == nil && !n.isStopping() {
+		n.fail(err)
+	}
+}
+
+// watchWeb does the same for a server behind a gate.
+func (n *Node) watchWeb(err error) {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) || errors.Is(err, grpc.ErrServerStopped) {
+		return
+	}
+	n.watchGate(err)
+}
+
+// drain stops taking connections and lets the calls under way finish.
+func (f *front) drain() {
+	for _, g := range f.gates {
+		if err := ignoreClosed(g.Close()); err != nil {
+			f.n.log.Debug("closing a socket", "error", err)
+		}
+	}
+	go f.grpc.GracefulStop() // ended by close, which Stop in turn follows
+}
+
+// close ends everything that is still open.
+func (f *front) close() error {
+	var errs []error
+	for _, g := range f.gates {
+		errs = append(errs, ignoreClosed(g.Close()))
+	}
+	if f.grpc != nil {
+		f.grpc.Stop()
+	}
+	for _, w := range f.webs {
+		errs = append(errs, w.Close())
+	}
+	f.work.Wait()
+	return errors.Join(errs...)
+}
+
+func (f *front) addresses() []string {
+	var out []string
+	for _, p := range f.parts {
+		if p.grpc {
+			out = append(out, p.gate.Addr().String())
+		}
+	}
+	return out
+}

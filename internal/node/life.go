@@ -1,0 +1,177 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"holdfast.dev/holdfast/internal/audit"
+	"holdfast.dev/holdfast/internal/core"
+	"holdfast.dev/holdfast/internal/node/config"
+	"holdfast.dev/holdfast/internal/replica"
+	"holdfast.dev/holdfast/internal/seal"
+	"holdfast.dev/holdfast/internal/state"
+	"holdfast.dev/holdfast/internal/storage"
+)
+
+// openRecord opens the audit record.
+func (n *Node) openRecord() (*audit.Record, error) {
+	return audit.Open(audit.Options{FS: n.env.FS, Dir: n.home.path(auditName), Ring: n.home.ring, Now: n.env.Now, Logger: n.log})
+}
+
+// coreOptions translates the configuration for core.
+func (n *Node) coreOptions(m *state.Machine) (core.Options, error) {
+	c := n.config
+	boot, err := n.seed()
+	if err != nil {
+		return core.Options{}, err
+	}
+	period, revisions, err := c.Compaction.Keep()
+	if err != nil {
+		return core.Options{}, err
+	}
+	return core.Options{
+		Machine: m, NewEngine: n.newEngine,
+		OpenState: func(e *storage.Engine) (*state.Machine, error) { return state.Open(e, state.Options{}) },
+		Member:    n.store.Member(), Boot: boot, Clock: n.env.Now, Rand: n.env.Rand, Logger: n.log, Audit: n.record,
+		Limits: core.Limits{
+			RequestBytes: int64(c.Limits.MaxRequestBytes), TxnOps: int(c.Limits.MaxTxnOps), QuotaBytes: c.Limits.QuotaBytes,
+			MaxLearners: uint32(c.Raft.MaxLearners),
+		},
+		Election: c.Raft.Election, Heartbeat: c.Raft.Heartbeat,
+		ClusterToken: n.card.Token, NoStrictReconfig: !c.Raft.StrictReconfig,
+		AuthToken: c.Auth.Token, ReadFile: readFile, TokenTTL: time.Duration(c.Auth.TokenTTL) * time.Second, BcryptCost: int(c.Auth.BcryptCost),
+		ProgressInterval: c.Watch.ProgressInterval, CheckpointInterval: checkpointInterval, CorruptInterval: c.Checks.CorruptCheckInterval,
+		Compaction: core.AutoCompaction{Period: period, Revisions: revisions},
+		OnRevoked:  n.onRevoked,
+	}, nil
+}
+
+const (
+	checkpointInterval = 5 * time.Minute
+	clockPeriod        = 100 * time.Millisecond
+	slowPeriod         = time.Second
+)
+
+// onLeader is called by the log's loop: it must not block.
+func (n *Node) onLeader(l replica.Leadership) {
+	switch {
+	case l.Leader == 0:
+		n.log.Warn("lost the leader", "term", l.Term)
+	case l.Self:
+		n.log.Info("became leader", "term", l.Term)
+	default:
+		n.log.Info("found the leader", "leader", fmt.Sprintf("%x", l.Leader), "term", l.Term)
+	}
+}
+
+// keepTime is the clock of everything that has none of its own.
+func (n *Node) keepTime() {
+	tick := time.NewTicker(clockPeriod)
+	defer tick.Stop()
+	slow := n.env.Now()
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := n.env.Now()
+		n.core.Tick(now)
+		if now.Sub(slow) < slowPeriod {
+			continue
+		}
+		slow = now
+		for _, i := range n.ids.all() {
+			i.Tick(now)
+		}
+		if n.pki != nil {
+			n.pki.tick(now)
+		}
+	}
+}
+
+// settle takes a started member to where it serves: it waits for a leader and its own state, says who it is, and, under
+// `holdfast server`, establishes the authority or is promoted.
+func (n *Node) settle() {
+	if err := n.join(); err != nil {
+		if n.ctx.Err() == nil {
+			n.fail(err)
+		}
+		return
+	}
+	close(n.ready)
+	n.log.Info("ready to serve client requests")
+	n.front.announce()
+	if n.config.Seal.ScrubBytesPerSecond > 0 {
+		n.owned.Go(n.scrub)
+	}
+}
+
+// join publishes this member. While there is no leader it serves what it can after a while: a serializable read needs none.
+func (n *Node) join() error {
+	serving := false
+	start := n.env.Now()
+	for {
+		err := n.publish()
+		if err == nil || n.ctx.Err() != nil {
+			if !serving && err == nil {
+				n.front.serve()
+			}
+			return err
+		}
+		if !serving && n.env.Now().Sub(start) > 5*n.config.Raft.Election && n.replica.Status().Applied > 0 {
+			n.log.Warn("no leader yet: only what this member can answer alone is served", "error", err)
+			n.front.serve()
+			serving = true
+		}
+		select {
+		case <-n.ctx.Done():
+			return context.Cause(n.ctx)
+		case <-time.After(clockPeriod):
+		}
+	}
+}
+
+// publish tells the cluster this member's name and client URLs.
+func (n *Node) publish() error {
+	ctx, cancel := context.WithTimeout(n.ctx, 5*time.Second+2*n.config.Raft.Election)
+	defer cancel()
+	if n.replica.Status().Applied == 0 {
+		return errors.New("this member has not received the cluster's state yet")
+	}
+	if err := n.core.Publish(ctx, n.config.Name, n.config.Advertise.Client.Strings()); err != nil {
+		return err
+	}
+	n.log.Info("published local member to cluster through raft", "local-member-id", fmt.Sprintf("%x", n.store.Member()),
+		"local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", n.config.Name, n.config.Advertise.Client.Strings()),
+		"cluster-id", fmt.Sprintf("%x", n.store.Cluster()))
+	if n.config.Mode == config.ModeServer {
+		return n.pki.settle(ctx)
+	}
+	return nil
+}
+
+// scrub reads every sealed file again and again, slowly, so that damage is found before it is needed.
+func (n *Node) scrub() {
+	for {
+		err := seal.Scrub(n.ctx, n.env.FS, n.home.ring, n.home.dir, int(n.config.Seal.ScrubBytesPerSecond), func(f seal.Finding) {
+			n.log.Error("the scrub found a damaged file", "path", f.Path, "offset", f.Offset, "kind", f.Kind, "error", f.Err)
+			n.findings.Add(1)
+		})
+		if n.ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			n.log.Warn("the scrub was cut short", "error", err)
+		}
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-time.After(scrubPause):
+		}
+	}
+}
+
+const scrubPause = time.Hour

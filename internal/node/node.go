@@ -1,0 +1,287 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	mrand "math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"holdfast.dev/holdfast/internal/audit"
+	"holdfast.dev/holdfast/internal/authn"
+	"holdfast.dev/holdfast/internal/caapi"
+	"holdfast.dev/holdfast/internal/core"
+	"holdfast.dev/holdfast/internal/etcdapi"
+	"holdfast.dev/holdfast/internal/node/config"
+	"holdfast.dev/holdfast/internal/policy"
+	"holdfast.dev/holdfast/internal/replica"
+	"holdfast.dev/holdfast/internal/state"
+)
+
+// Node is one running member.
+type Node struct {
+	config *config.Config
+	env    Env
+	log    *slog.Logger
+	system policy.Principal
+
+	home      *home
+	card      card
+	store     *replica.Store
+	registry  *authn.Registry
+	record    *audit.Record
+	core      *core.Core
+	replica   *replica.Replica
+	api       *etcdapi.API
+	ids       identities
+	pki       *pki
+	authority *caapi.Authority
+	peers     *peerSide
+	front     *front
+
+	ctx    context.Context //nolint:containedctx // the member's life: ends with Stop or a fault
+	cancel context.CancelCauseFunc
+	owned  sync.WaitGroup // the clock loop and what it starts
+	ready  chan struct{}
+	done   chan struct{}
+
+	findings atomic.Int64 // damaged files that the scrub has found
+
+	mu       sync.Mutex
+	fault    error
+	stopping bool
+}
+
+// ErrRemoved is what Wait returns when the cluster has removed this member.
+var ErrRemoved = replica.ErrRemoved
+
+// Start opens a member and runs it. It returns when the member's listeners are open; Ready says when it serves. ctx
+// bounds the start only.
+func Start(ctx context.Context, c *config.Config, env Env) (*Node, error) {
+	deriveServer(c)
+	n := &Node{
+		config: c, env: env, log: env.Log, system: policy.NewSystem("holdfast"), registry: authn.NewRegistry(),
+		ready: make(chan struct{}), done: make(chan struct{}),
+	}
+	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	if err := n.open(ctx); err != nil {
+		n.cancel(err)
+		return nil, errors.Join(err, n.closeParts())
+	}
+	n.printWeaknesses()
+	n.run()
+	return n, nil
+}
+
+// open is the story of a start, in order. What it has opened when a step fails, closeParts closes.
+func (n *Node) open(ctx context.Context) error {
+	var err error
+	if n.home, err = openHome(n.config, n.env); err != nil {
+		return err
+	}
+	for _, step := range []func(context.Context) error{
+		n.openIdentities, // etcd's certificate files and auto-tls
+		n.openStore,      // the log; on a first start this founds or joins a cluster
+		n.openPKI,        // `holdfast server`: this member's own certificates
+		n.openCore,       // audit record, state, core
+		n.openAuthority,
+		n.bindPeers,
+		n.openReplica,
+		n.bindFront,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openCore opens the record, the state where the log's marker says it is, and core over it.
+func (n *Node) openCore(context.Context) error {
+	var err error
+	if n.record, err = n.openRecord(); err != nil {
+		return fmt.Errorf("audit record: %w", err)
+	}
+	engine, err := n.newEngine(n.store.StateDir())
+	if err != nil {
+		return err
+	}
+	machine, err := state.Open(engine, state.Options{})
+	if err != nil {
+		return errors.Join(err, engine.Close())
+	}
+	o, err := n.coreOptions(machine)
+	if err == nil {
+		n.core, err = core.New(o)
+	}
+	if err != nil {
+		return errors.Join(err, machine.Close(), engine.Close())
+	}
+	return nil
+}
+
+// seed draws 8 random bytes.
+func (n *Node) seed() (uint64, error) {
+	var b [8]byte
+	if _, err := io.ReadFull(n.env.Rand, b[:]); err != nil {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(b[:]), nil
+}
+
+func (n *Node) openReplica(context.Context) error {
+	a, err := n.seed()
+	if err != nil {
+		return err
+	}
+	b, err := n.seed()
+	if err != nil {
+		return err
+	}
+	c := n.config
+	n.replica, err = replica.New(n.store, replica.Options{
+		Machine: n.core, Source: n.core, Stamp: core.Stamp(n.env.Now),
+		Clock: clock{n.env.Now}, Rand: mrand.NewPCG(a, b), Logger: n.log,
+		Tick: c.Raft.Heartbeat, ElectionTicks: int(c.Raft.Election / c.Raft.Heartbeat),
+		Dial: n.peers.dial, Listener: n.peers.listener(), Identify: n.peers.identify,
+		OnLeader: n.onLeader,
+	})
+	if err != nil {
+		return err
+	}
+	n.core.Attach(n.replica, n.replica)
+	return nil
+}
+
+// run starts what lives as long as the member.
+func (n *Node) run() {
+	n.peers.serve()
+	replicaDone := make(chan error, 1)
+	go func() { replicaDone <- n.replica.Run(n.ctx) }()
+	n.owned.Go(n.keepTime)
+	n.owned.Go(n.settle)
+	go func() {
+		defer close(n.done)
+		var err error
+		select {
+		case err = <-replicaDone:
+			replicaDone <- err
+		case <-n.ctx.Done():
+			err = context.Cause(n.ctx)
+		}
+		if err == nil && !n.isStopping() {
+			err = errors.New("the log ended by itself")
+		}
+		n.end(err, replicaDone)
+	}()
+}
+
+// fail ends the member because of a fault that must not be survived.
+func (n *Node) fail(err error) {
+	n.log.Error("the member cannot go on", "error", err)
+	n.cancel(err)
+}
+
+func (n *Node) isStopping() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.stopping
+}
+
+// Ready is closed when the member has joined its cluster and serves.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Done is closed when the member has ended; Wait tells why.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Wait returns when the member has ended: nil after Stop, ErrRemoved, or the fault that ended it.
+func (n *Node) Wait() error {
+	<-n.done
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fault
+}
+
+// errStopped is the cause of a wanted end.
+var errStopped = errors.New("stopped")
+
+// Stop ends the member: no new connections, leadership handed over, requests under way answered, everything closed. It
+// returns when the member has ended, at the latest soon after ctx.
+func (n *Node) Stop(ctx context.Context) error {
+	n.mu.Lock()
+	first := !n.stopping
+	n.stopping = true
+	n.mu.Unlock()
+	if first {
+		n.log.Info("closing server", "name", n.config.Name, "data-dir", n.home.dir)
+		n.front.drain()
+		if err := n.replica.Stop(ctx); err != nil && ctx.Err() == nil {
+			n.log.Info("leadership was not handed over", "error", err)
+		}
+	}
+	return n.Wait()
+}
+
+// end closes everything and keeps why the member ended.
+func (n *Node) end(err error, replicaDone <-chan error) {
+	n.cancel(errStopped)
+	<-replicaDone
+	if errors.Is(err, errStopped) {
+		err = nil
+	}
+	if err != nil && !errors.Is(err, ErrRemoved) {
+		n.log.Error("the member ends because of a fault", "error", err)
+	}
+	err = errors.Join(err, n.closeParts())
+	n.mu.Lock()
+	n.fault = err
+	n.mu.Unlock()
+}
+
+// closeParts closes what is open, in reverse. The replica, which owns the store once it has run, has ended by now.
+func (n *Node) closeParts() error {
+	var errs []error
+	if n.core != nil {
+		n.core.Close()
+	}
+	if n.front != nil {
+		errs = append(errs, n.front.close())
+	}
+	if n.api != nil {
+		n.api.Wait()
+	}
+	if n.peers != nil {
+		errs = append(errs, n.peers.close())
+	}
+	n.owned.Wait()
+	if n.core != nil {
+		m := n.core.Release()
+		errs = append(errs, m.Close(), m.Engine().Close())
+	}
+	if n.store != nil && n.replica == nil {
+		errs = append(errs, n.store.Close())
+	}
+	if n.record != nil {
+		errs = append(errs, n.record.Close())
+	}
+	if n.home != nil {
+		errs = append(errs, n.home.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Address returns the addresses that the member's client listeners are bound to.
+func (n *Node) Address() []string { return n.front.addresses() }
+
+// stopLimit bounds a graceful end: etcd's users and its suite wait no longer.
+const stopLimit = 1200 * time.Millisecond
+
+// StopContext bounds Stop as long as a process that was asked to end should take.
+func StopContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), stopLimit)
+}
