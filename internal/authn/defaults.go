@@ -58,3 +58,14 @@ func clientConfig(now func() time.Time, s settings, m *material, verify func(tls
 		SessionTicketsDisabled: true,
 	}
 }
+
+// helloConfig reads the ClientHello, by which choose builds the configuration of the connection with serverConfig.
+func helloConfig(now func() time.Time, choose func(*tls.ClientHelloInfo) (*tls.Config, error)) *tls.Config {
+	return &tls.Config{Time: now, MinVersion: tls.VersionTLS12, GetConfigForClient: choose, SessionTicketsDisabled: true}
+}
+
+// foreignConfig is the start of a configuration for servers outside the cluster. Its user sets the server's name later, so
+// Go's own verification holds; skip switches it off.
+func foreignConfig(now func() time.Time, skip bool) *tls.Config {
+	return &tls.Config{Time: now, MinVersion: tls.VersionTLS12, InsecureSkipVerify: skip, SessionTicketsDisabled: true}
+}

@@ -300,19 +300,16 @@ func (g *Gate) welcomeTLS(ctx context.Context, c *conn) (*route, net.Conn, error
 	var p *proof
 	id := g.options.TLS
 	m := id.fresh()
-	secured := tls.Server(c, &tls.Config{
-		Time: id.env.Now,
-		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			c.serverName, offered = hello.ServerName, hello.SupportedProtos
-			config := serverConfig(id.env.Now, id.settings, m, g.protocols())
-			config.VerifyConnection = func(cs tls.ConnectionState) error {
-				var err error
-				p, err = id.verifyClient(ctx, m, cs, c.RemoteAddr())
-				return err
-			}
-			return config, nil
-		},
-	})
+	secured := tls.Server(c, helloConfig(id.env.Now, func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c.serverName, offered = hello.ServerName, hello.SupportedProtos
+		config := serverConfig(id.env.Now, id.settings, m, g.protocols())
+		config.VerifyConnection = func(cs tls.ConnectionState) error {
+			var err error
+			p, err = id.verifyClient(ctx, m, cs, c.RemoteAddr())
+			return err
+		}
+		return config, nil
+	}))
 	if err := secured.HandshakeContext(ctx); err != nil {
 		if ctx.Err() != nil && g.ctx.Err() == nil {
 			err = fmt.Errorf("the handshake took longer than %s: %w", handshakeLimit, err)

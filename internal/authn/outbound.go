@@ -17,7 +17,7 @@ type Outbound struct {
 
 // OutboundConfig returns the configuration of such a client. Go's own verification holds.
 func OutboundConfig(o Outbound, env Env) (*tls.Config, error) {
-	config := &tls.Config{Time: env.Now, MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.SkipVerify, SessionTicketsDisabled: true}
+	config := foreignConfig(env.Now, o.SkipVerify)
 	if o.CertFile != "" || o.KeyFile != "" {
 		pair, err := loadPair(o.CertFile, o.KeyFile)
 		if err != nil {
