@@ -126,10 +126,11 @@ func (l *link) must(frame []byte) {
 	}
 }
 
+// pending reports whether there is something to be written, or will be.
 func (l *link) pending() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.outBytes > 0
+	return l.outBytes > 0 || l.busy > 0
 }
 
 func (l *link) write() {
@@ -402,10 +403,10 @@ func (l *link) serveCall(r *reader) error {
 		ctx, cancel := context.WithTimeout(context.WithValue(l.ctx, callerKey{}, l.member), timeout)
 		defer cancel()
 		answer, err := h(ctx, l.who, payload)
+		l.must(replyFrame(id, answer, err))
 		l.mu.Lock()
 		l.busy--
 		l.mu.Unlock()
-		l.must(replyFrame(id, answer, err))
 	})
 	return nil
 }

@@ -445,7 +445,7 @@ func (m *Member) take(rd raft.Ready) {
 	}
 	m.props.placed(rd.Entries, &m.out)
 	for _, s := range rd.ReadStates {
-		m.reads.done(s, &m.out)
+		m.reads.done(m.cfg.Run, s, &m.out)
 	}
 	for _, msg := range rd.Messages {
 		switch msg.GetTo() {
@@ -510,8 +510,9 @@ func (r *reads) retry(until int) {
 	})
 }
 
-func (r *reads) done(s raft.ReadState, out *Effects) {
-	if len(s.RequestCtx) != 16 {
+// done ends the round that s confirms. An answer to an earlier run of this member is not taken for one to this run.
+func (r *reads) done(run uint64, s raft.ReadState, out *Effects) {
+	if len(s.RequestCtx) != 16 || binary.BigEndian.Uint64(s.RequestCtx) != run {
 		return
 	}
 	number := binary.BigEndian.Uint64(s.RequestCtx[8:])

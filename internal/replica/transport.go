@@ -22,7 +22,8 @@ const (
 	helloTimeout   = 5 * time.Second
 	minBackoff     = 50 * time.Millisecond
 	maxBackoff     = time.Second
-	maxHandshaking = 64 // accepted connections that have not said hello yet
+	lingerTime     = time.Second // of the connections to a member that was removed
+	maxHandshaking = 64          // accepted connections that have not said hello yet
 )
 
 // transport is the connections to the other members. Each member dials every other; messages go over the dialed link,
@@ -56,6 +57,7 @@ type peer struct {
 	dropped uint64
 	sending bool // a snapshot
 	said    string
+	leaving bool // the member was removed: do not dial it again
 }
 
 func newTransport(r *Replica) *transport {
@@ -117,14 +119,17 @@ func (t *transport) update(s State) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, id := range s.Removed {
-		t.removed[id] = true
-		if l := t.inbound[id]; l != nil {
-			l.cancel()
+		if !t.removed[id] {
+			t.removed[id] = true
+			if l := t.inbound[id]; l != nil {
+				t.soonLocked(l.cancel)
+			}
 		}
 	}
 	for id, p := range t.peers {
 		if !slices.ContainsFunc(s.Members, func(m Peer) bool { return m.ID == id }) {
-			p.cancel()
+			p.leaving = true
+			t.soonLocked(p.cancel)
 			delete(t.peers, id)
 		}
 	}
@@ -148,6 +153,18 @@ func (t *transport) update(s State) {
 			p.dialNow()
 		}
 	}
+}
+
+// soonLocked calls cancel after a moment, in which calls under way are answered: the one that asked for the removal may
+// be among them.
+func (t *transport) soonLocked(cancel func()) {
+	t.workers.Go(func() {
+		select {
+		case <-t.r.o.Clock.After(lingerTime):
+		case <-t.ctx.Done():
+		}
+		cancel()
+	})
 }
 
 func (t *transport) runPeerLocked(p *peer) {
@@ -177,8 +194,12 @@ func (t *transport) keepLink(ctx context.Context, p *peer) {
 			err = l.run()
 			t.mu.Lock()
 			p.link = nil
+			leaving := p.leaving
 			t.mu.Unlock()
 			t.unreachable(p.id)
+			if leaving {
+				return
+			}
 			backoff = minBackoff
 		}
 		if ctx.Err() != nil {

@@ -141,19 +141,16 @@ func splitConfContext(context []byte) (confID, []byte) {
 }
 
 // ProposeConf proposes a change of the membership, on the leader, and waits until it is applied there and here. The
-// machine's refusal is returned as it is. While another change is under way it waits. ErrLeaderChanged and errors of ctx
-// leave the outcome unknown.
+// machine's refusal is returned as it is. While there is no leader, or another change is under way, it waits.
+// ErrLeaderChanged, ErrUnreachable and errors of ctx leave the outcome unknown.
 func (r *Replica) ProposeConf(ctx context.Context, c Change) error {
 	for {
-		lead := r.Status().Leader
-		if lead == 0 {
-			return ErrNoLeader
-		}
 		var index uint64
-		var err error
-		if lead == r.store.Member() {
+		var err error = errNotLeader
+		switch lead := r.Status().Leader; {
+		case lead == r.store.Member():
 			index, err = r.proposeHere(ctx, c)
-		} else {
+		case lead != 0 && r.peers.link(lead) != nil:
 			index, err = r.callConf(ctx, lead, c)
 		}
 		if !errors.Is(err, errNotLeader) {
