@@ -59,10 +59,9 @@ func (m *meta) decode(row []byte) error {
 
 // readMeta finds the meta row of the iterator's state.
 func readMeta(it *storage.Iterator, id SpaceID) (meta, error) {
-	var buf [3]byte
-	key := appendMetaKey(buf[:0], id, 'r')
+	it.Scratch = appendMetaKey(it.Scratch[:0], id, 'r')
 	m := freshMeta()
-	if !it.SeekPrefixGE(key) {
+	if !it.SeekPrefixGE(it.Scratch) {
 		return m, it.Err()
 	}
 	return m, m.decode(it.Value())

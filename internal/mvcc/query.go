@@ -14,7 +14,7 @@ func (s *Space) Read(r storage.Reader, q Query) (Page, error) {
 	if _, live := r.(*storage.Engine); live && q.Span.SingleKey() {
 		return s.readNewest(r, &q)
 	}
-	return s.readState(r, &q)
+	return s.readState(r, q)
 }
 
 // readNewest reads one key from the engine, trusting what is published instead of looking up the meta row.
@@ -61,9 +61,9 @@ func readRevision(want, current, compacted int64) (int64, error) {
 
 // readKey answers a query for one key.
 func (s *Space) readKey(it *storage.Iterator, q *Query, rev int64, page *Page) error {
-	var buf [128]byte
 	var rec record
-	if err := lookup(it, &rec, appendNewestKey(buf[:0], s.id, q.Span.Start, rev)); err != nil {
+	it.Scratch = appendNewestKey(it.Scratch[:0], s.id, q.Span.Start, rev)
+	if err := lookup(it, &rec, it.Scratch); err != nil {
 		return err
 	}
 	page.single(q, q.Span.Start, &rec)
@@ -103,14 +103,14 @@ func (q *Query) filtered() bool {
 }
 
 // readState answers q from whatever state r holds.
-func (s *Space) readState(r storage.Reader, q *Query) (Page, error) {
+func (s *Space) readState(r storage.Reader, q Query) (Page, error) {
 	published := s.now.Load().revision // before the state is taken, so that an engine shows all of it
 	it, err := r.NewIter(storage.Span{})
 	if err != nil {
 		return Page{}, err
 	}
 	p := s.readers.Get().(*pageReader)
-	page, err := p.read(s.id, it, q, published)
+	page, err := p.read(s.id, it, &q, published)
 	p.release()
 	s.readers.Put(p)
 	if cerr := it.Close(); err == nil {

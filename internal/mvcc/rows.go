@@ -116,7 +116,7 @@ func userKey(dst, row []byte) []byte {
 			return append(dst, esc...)
 		}
 		dst = append(dst, esc[:i+1]...)
-		esc = esc[i+2:]
+		esc = esc[min(i+2, len(esc)):]
 	}
 }
 

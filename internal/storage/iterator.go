@@ -24,6 +24,9 @@ type Iterator struct {
 	pooled  bool // may go back to the engine's pool
 	bounded bool
 	err     error
+
+	// Scratch is for its user to build seek keys in, from Scratch[:0]; its memory outlives the use of the iterator.
+	Scratch []byte
 }
 
 // iteratorOptions: absent prefixes are common (creations), so filters are asked in the last level too.
