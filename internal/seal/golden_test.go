@@ -80,7 +80,7 @@ func TestGolden(t *testing.T) {
 			t.Errorf("CURRENT %q", b)
 		}
 		fs := NewFS(vfs.Default, ring, goldenDir+"/state-1")
-		if len(must(fs.List(goldenDir + "/state-1"))(t)) != 3 {
+		if len(must(fs.List(goldenDir+"/state-1"))(t)) != 3 {
 			t.Error("the marker is not listed")
 		}
 		if b, err := readAll(t, fs, goldenDir+"/state-1/000001.sst"); err != nil || !bytes.Equal(b, fill(20000)) {
