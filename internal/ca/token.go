@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base32"
@@ -36,15 +37,15 @@ var ErrToken = errors.New("not a join token")
 // Token lets one machine join a cluster once: it pins the cluster's root and carries a secret that the cluster knows by
 // its hash. It is a secret: printing a Token shows its id only; Text returns all of it.
 type Token struct {
-	Root      [sha256.Size]byte // RootDigest of the cluster's root
-	ID        uint64            // under which the cluster keeps Hash; never zero
-	Endpoints []string          // HOST:PORT of public listeners, in the order to try; may be empty
-	secret    [tokenSecret]byte
+	Root      [sha256.Size]byte  // RootDigest of the cluster's root
+	ID        uint64             // under which the cluster keeps Hash; never zero
+	Endpoints []string           // HOST:PORT of public listeners, in the order to try; may be empty
+	secret    *[tokenSecret]byte // behind a pointer, so that printing a struct around it shows an address; nil matches nothing
 }
 
 // NewToken makes a token for the cluster of the given root.
 func NewToken(rand io.Reader, root [sha256.Size]byte, endpoints []string) (Token, error) {
-	t := Token{Root: root, Endpoints: endpoints}
+	t := Token{Root: root, Endpoints: endpoints, secret: new([tokenSecret]byte)}
 	var b [8]byte
 	if _, err := io.ReadFull(rand, b[:]); err != nil {
 		return Token{}, fmt.Errorf("read randomness for a join token: %w", err)
@@ -61,6 +62,9 @@ func NewToken(rand io.Reader, root [sha256.Size]byte, endpoints []string) (Token
 
 // Hash is what the cluster keeps of a token's secret. The secret is 128 random bits, so a plain hash cannot be guessed.
 func (t Token) Hash() [sha256.Size]byte {
+	if t.secret == nil {
+		return [sha256.Size]byte{}
+	}
 	b := binary.BigEndian.AppendUint64([]byte("holdfast join token 1\x00"), t.ID)
 	return sha256.Sum256(append(b, t.secret[:]...))
 }
@@ -68,7 +72,7 @@ func (t Token) Hash() [sha256.Size]byte {
 // Matches compares the token with a kept Hash in constant time.
 func (t Token) Matches(kept [sha256.Size]byte) bool {
 	have := t.Hash()
-	return subtle.ConstantTimeCompare(have[:], kept[:]) == 1
+	return t.secret != nil && subtle.ConstantTimeCompare(have[:], kept[:]) == 1
 }
 
 // PinsRoot reports whether root, given as DER, is the one that the token names.
@@ -77,8 +81,11 @@ func (t Token) PinsRoot(der []byte) bool {
 	return subtle.ConstantTimeCompare(have[:], t.Root[:]) == 1
 }
 
-// Text returns the token as people carry it.
+// Text returns the token as people carry it; empty for the zero Token.
 func (t Token) Text() string {
+	if t.secret == nil {
+		return ""
+	}
 	tail := ""
 	if len(t.Endpoints) > 0 {
 		tail = "@" + strings.Join(t.Endpoints, ",")
@@ -123,7 +130,7 @@ func ParseToken(text string) (Token, error) {
 	}
 	copy(t.Root[:], body[1:])
 	t.ID = binary.BigEndian.Uint64(body[1+sha256.Size:])
-	copy(t.secret[:], body[1+sha256.Size+8:])
+	t.secret = (*[tokenSecret]byte)(bytes.Clone(body[1+sha256.Size+8:]))
 	if t.ID == 0 || t.Text() != text {
 		return Token{}, fmt.Errorf("%w: not in its one spelling", ErrToken)
 	}
