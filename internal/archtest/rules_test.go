@@ -21,7 +21,7 @@ var house = map[string]layer{
 	"internal/ca":                  {[]string{"policy"}, "pure functions over crypto.Signer; policy only for the names of roles and certificates"},
 	"internal/policy":              {nil, "standard library only"},
 	"internal/fault":               {nil, "standard library only; every layer may use it"},
-	"internal/storage":             {nil, "ordered durable bytes; the file system is injected, so seal is not imported"},
+	"internal/storage":             {[]string{"fault"}, "ordered durable bytes; the file system is injected, so seal is not imported: its refusals are known by their fault"},
 	"internal/storage/storagetest": {[]string{"storage"}, "storage's contract, run over every file system"},
 	"internal/replica":             {[]string{"storage", "seal", "policy", "fault"}, "one raft member; its machine is an interface that core implements"},
 	"internal/seal":                {[]string{"fault"}, "keys, sealed formats, encrypting file system"},

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -103,6 +102,11 @@ func (x *benchSpace) compact(b testing.TB) {
 	}
 }
 
+func (x *benchSpace) logDisk(b testing.TB, when string, payload int64) {
+	m := x.e.Metrics()
+	b.Logf("%s: %.2f of the payload on disk; %+v", when, float64(m.DiskBytes-m.ObsoleteTableBytes)/float64(payload), m)
+}
+
 func BenchmarkPut(b *testing.B) {
 	for _, keys := range []int{10_000, 1_000_000} {
 		for _, size := range []int{1, 64, 500} {
@@ -138,13 +142,10 @@ func BenchmarkRead(b *testing.B) {
 	x := openBench(b)
 	x.fill(b, keys)
 	payload := int64(keys) * 288
-	b.Logf("before compaction %.2f of the payload", float64(x.e.DiskBytes())/float64(payload))
+	x.logDisk(b, "before compaction", payload)
 	x.compact(b)
 	x.settle(b)
-	for range 50 {
-		time.Sleep(20 * time.Millisecond)
-	}
-	b.Logf("after compaction %.2f of the payload; %+v", float64(x.e.DiskBytes())/float64(payload), x.e.Metrics())
+	x.logDisk(b, "after compaction", payload)
 
 	get := func(b *testing.B, hot int) {
 		b.ReportAllocs()
@@ -197,4 +198,35 @@ func BenchmarkRead(b *testing.B) {
 		})
 		x.settle(b)
 	}
+}
+
+// BenchmarkGetSmall measures reads of single keys that are in memory.
+func BenchmarkGetSmall(b *testing.B) {
+	x := openBench(b)
+	x.fill(b, 10_000)
+	keys := make([]storage.Span, 10000)
+	for i := range keys {
+		keys[i] = storage.KeySpan(benchKey(i))
+	}
+	for _, when := range []string{"memtable", "tables"} {
+		b.Run(when, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := range b.N {
+				if p, err := x.s.Read(x.e, Query{Span: keys[i%len(keys)]}); err != nil || p.Count != 1 {
+					b.Fatal(err)
+				}
+			}
+		})
+		x.settle(b)
+	}
+	b.Run("parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for i := 0; pb.Next(); i++ {
+				if p, err := x.s.Read(x.e, Query{Span: keys[i%len(keys)]}); err != nil || p.Count != 1 {
+					b.Fatal(err)
+				}
+			}
+		})
+	})
 }

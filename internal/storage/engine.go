@@ -301,7 +301,7 @@ type Metrics struct {
 	BytesFlushed       int64
 	BytesCompacted     int64
 	OpenIterators      int64
-	ObsoleteTableBytes int64 // held by iterators and snapshots
+	ObsoleteTableBytes int64 // of DiskBytes: replaced, about to be deleted or held by iterators and snapshots
 }
 
 // Metrics returns the engine's numbers.
@@ -318,7 +318,7 @@ func (e *Engine) Metrics() Metrics {
 		Flushes:            m.Flush.Count,
 		Compactions:        m.Compact.Count,
 		OpenIterators:      m.TableIters,
-		ObsoleteTableBytes: int64(m.Table.ZombieSize),
+		ObsoleteTableBytes: int64(m.Table.Local.ZombieSize + m.Table.Local.ObsoleteSize),
 	}
 	for i := range m.Levels {
 		l := &m.Levels[i]
