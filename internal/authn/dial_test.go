@@ -19,14 +19,15 @@ func TestDialVerifies(t *testing.T) {
 	a, other := makeAuthority(t, "CA"), makeAuthority(t, "CA")
 	revoked := a.leaf("revoked", nil)
 	crl := l.file("crl", a.crl(1, time.Now().Add(time.Hour), revoked))
+	base := l.mutual(a)
+	base.Side = PeerSide
 	serve := func(cert tls.Certificate) *stand {
-		c := l.mutual(a)
-		c.Side = PeerSide
+		c := base
 		c.CertFile, c.KeyFile = l.pair("serve"+cert.Leaf.SerialNumber.Text(16), cert)
 		return l.stand(GateOptions{Side: PeerSide, TLS: l.identity(c), Routes: ServeWeb})
 	}
-	mine := l.mutual(a)
-	mine.Side, mine.CRLFile = PeerSide, crl
+	mine := base
+	mine.CRLFile = crl
 	mine.ClientCertFile, mine.ClientKeyFile = l.pair("client", a.leaf("dialler", nil))
 	id := l.identity(mine)
 	byName := mine
