@@ -63,6 +63,8 @@ type Options struct {
 	Secret func() []byte
 	// Endpoints returns the HOST:PORT of public listeners, for tokens.
 	Endpoints func() []string
+	// Recovery adds a recovery code to this member's keyring and returns it.
+	Recovery func() (string, error)
 	// Status describes this member for people and machines.
 	Status func(ctx context.Context, who policy.Principal) (any, error)
 }

@@ -49,8 +49,9 @@ func (a *Authority) PublicHandler() http.Handler {
 
 // AdminHandler serves what stands on the data listeners, under /holdfast/v1/:
 //
-//	GET  status   what this member says of itself
-//	POST tokens   {"ttl": seconds} -> {"token": text, "expires": time}
+//	GET  status     what this member says of itself
+//	POST tokens     {"ttl": seconds} -> {"token": text, "expires": time}
+//	POST recovery   -> {"code": text}: a recovery code for this member's keyring, shown once
 func (a *Authority) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+AdminPrefix+"status", func(w http.ResponseWriter, r *http.Request) {
@@ -73,7 +74,24 @@ func (a *Authority) AdminHandler() http.Handler {
 		}
 		answerJSON(w, TokenAnswer{Token: token.Text(), Expires: a.o.Now().Add(life)}, nil)
 	})
+	mux.HandleFunc("POST "+AdminPrefix+"recovery", func(w http.ResponseWriter, r *http.Request) {
+		who := a.o.Principal(r.Context())
+		if err := mayAdminister(who); err != nil {
+			answerJSON(w, nil, err)
+			return
+		}
+		code, err := a.o.Recovery()
+		if err == nil {
+			a.o.Log.Info("made a recovery code for the keyring", "by", who.String())
+		}
+		answerJSON(w, RecoveryAnswer{Code: code}, err)
+	})
 	return mux
+}
+
+// RecoveryAnswer is a recovery code, which is a secret.
+type RecoveryAnswer struct {
+	Code string `json:"code"`
 }
 
 // TokenRequest asks for a join token.

@@ -24,7 +24,7 @@ func (n *Node) openAuthority(context.Context) error {
 	o := caapi.Options{
 		Core: n.core, System: n.system, Cluster: n.store.Cluster(), Member: n.store.Member(),
 		Now: n.env.Now, Rand: n.env.Rand, Log: n.log, Principal: authn.PrincipalFromContext,
-		Endpoints: n.publicEndpoints, Status: n.statusFor,
+		Endpoints: n.publicEndpoints, Status: n.statusFor, Recovery: n.home.addRecovery,
 		Secrets: noSecrets{}, Secret: func() []byte { return nil },
 	}
 	if n.pki != nil {

@@ -16,6 +16,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/authn"
 	"holdfast.dev/holdfast/internal/caapi"
+	"holdfast.dev/holdfast/internal/core"
 	"holdfast.dev/holdfast/internal/etcdapi"
 	"holdfast.dev/holdfast/internal/node/config"
 )
@@ -43,8 +44,9 @@ func (n *Node) bindFront(ctx context.Context) error {
 	n.front = f
 	c := n.config
 	api, err := etcdapi.New(etcdapi.Options{
-		Core: n.core, Principal: authn.PrincipalFromContext, Logger: n.log, Now: n.env.Now,
-		MaxRequestBytes: int(c.Limits.MaxRequestBytes), MaxTxnOps: int(c.Limits.MaxTxnOps), MaxConcurrentStreams: c.Limits.MaxConcurrentStreams,
+		Core: n.core, Principal: authn.PrincipalFromContext, Report: n.report, Logger: n.log, Now: n.env.Now,
+		NotServingOnDefrag: c.Gates.NotServingOnDefrag,
+		MaxRequestBytes:    int(c.Limits.MaxRequestBytes), MaxTxnOps: int(c.Limits.MaxTxnOps), MaxConcurrentStreams: c.Limits.MaxConcurrentStreams,
 		KeepaliveMinTime: c.Keepalive.MinTime, KeepaliveInterval: c.Keepalive.Interval, KeepaliveTimeout: c.Keepalive.Timeout,
 		WarnAfter: warnAfter(c.Checks.WarnUnary), DetailedMetrics: c.Web.MetricsLevel == "extensive",
 	})
@@ -78,6 +80,15 @@ func (n *Node) bindFront(ctx context.Context) error {
 		return f.bind(ctx, c.Listen.Public, public, n.pki.authority.PublicHandler())
 	}
 	return nil
+}
+
+// report is what metrics and health checks show: this member's own status.
+func (n *Node) report() core.Status {
+	s, err := n.core.Status(n.ctx, n.system)
+	if err != nil {
+		n.log.Debug("this member has no status now", "error", err)
+	}
+	return s
 }
 
 // warnAfter translates etcd's 0, which logs every call, into what etcdapi takes for it.

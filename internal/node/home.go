@@ -164,6 +164,18 @@ func (h *home) createKeyring(kek seal.KEK) (*seal.Keyring, error) {
 	return ring, nil
 }
 
+// addRecovery makes a recovery code and gives it a slot of the keyring.
+func (h *home) addRecovery() (string, error) {
+	code, kek, err := seal.NewRecoveryCode()
+	if err != nil {
+		return "", err
+	}
+	if _, err := h.ring.AddSlot(kek); err != nil {
+		return "", err
+	}
+	return string(code.Reveal()), nil
+}
+
 func (h *home) close() error {
 	if h.lock == nil {
 		return nil
@@ -218,10 +230,10 @@ func (k kekPlace) String() string { return k.provider + ":" + k.at }
 func (h *home) placeKEK(c *config.Config) (kekPlace, error) {
 	if c.Seal.KEK != "" {
 		provider, at, ok := strings.Cut(c.Seal.KEK, ":")
-		if !ok || at == "" || !slices.Contains([]string{"file", "env", "passphrase-file", "credential"}, provider) {
-			return kekPlace{}, fmt.Errorf("seal key %q: expected file:PATH, env:VARIABLE, passphrase-file:PATH or credential:NAME", c.Seal.KEK)
+		if !ok || at == "" || !slices.Contains([]string{"file", "env", "passphrase-file", "credential", "recovery-file"}, provider) {
+			return kekPlace{}, fmt.Errorf("seal key %q: expected file:PATH, env:VARIABLE, passphrase-file:PATH, recovery-file:PATH or credential:NAME", c.Seal.KEK)
 		}
-		if provider == "file" || provider == "passphrase-file" {
+		if provider == "file" || provider == "passphrase-file" || provider == "recovery-file" {
 			abs, err := filepath.Abs(at)
 			if err != nil {
 				return kekPlace{}, err
@@ -275,7 +287,11 @@ func (k kekPlace) open(create bool) (seal.KEK, error) {
 	if err != nil {
 		return nil, err
 	}
-	return seal.PassphraseKEK(seal.NewSecret([]byte(strings.TrimRight(string(data), "\r\n"))))
+	secret := seal.NewSecret([]byte(strings.TrimRight(string(data), "\r\n")))
+	if k.provider == "recovery-file" {
+		return seal.RecoveryKEK(secret)
+	}
+	return seal.PassphraseKEK(secret)
 }
 
 // protects says in one sentence what the place of the key is good for.
@@ -283,7 +299,7 @@ func (k kekPlace) protects(dir string) string {
 	switch k.provider {
 	case "env", "credential":
 		return "protects the disk and its backups as long as the service manager keeps the key elsewhere"
-	case "passphrase-file":
+	case "passphrase-file", "recovery-file":
 		return "protects as far as the pass phrase file is kept apart"
 	}
 	if k.env.Mounts != nil {

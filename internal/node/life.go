@@ -9,7 +9,6 @@ import (
 	"holdfast.dev/holdfast/internal/audit"
 	"holdfast.dev/holdfast/internal/core"
 	"holdfast.dev/holdfast/internal/node/config"
-	"holdfast.dev/holdfast/internal/replica"
 	"holdfast.dev/holdfast/internal/seal"
 	"holdfast.dev/holdfast/internal/state"
 	"holdfast.dev/holdfast/internal/storage"
@@ -53,18 +52,6 @@ const (
 	clockPeriod        = 100 * time.Millisecond
 	slowPeriod         = time.Second
 )
-
-// onLeader is called by the log's loop: it must not block.
-func (n *Node) onLeader(l replica.Leadership) {
-	switch {
-	case l.Leader == 0:
-		n.log.Warn("lost the leader", "term", l.Term)
-	case l.Self:
-		n.log.Info("became leader", "term", l.Term)
-	default:
-		n.log.Info("found the leader", "leader", fmt.Sprintf("%x", l.Leader), "term", l.Term)
-	}
-}
 
 // keepTime is the clock of everything that has none of its own.
 func (n *Node) keepTime() {

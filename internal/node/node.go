@@ -149,7 +149,6 @@ func (n *Node) openReplica(context.Context) error {
 		Clock: clock{n.env.Now}, Rand: mrand.NewPCG(a, b), Logger: n.log,
 		Tick: c.Raft.Heartbeat, ElectionTicks: int(c.Raft.Election / c.Raft.Heartbeat),
 		Dial: n.peers.dial, Listener: n.peers.listener(), Identify: n.peers.identify,
-		OnLeader: n.onLeader,
 	})
 	if err != nil {
 		return err

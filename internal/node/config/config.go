@@ -124,7 +124,7 @@ type Advertise struct {
 
 // Seal says where the key that opens the data directory is.
 type Seal struct {
-	// KEK names the key-encryption key: file:PATH, env:VARIABLE, passphrase-file:PATH or credential:NAME (a systemd
+	// KEK names the key-encryption key: file:PATH, env:VARIABLE, passphrase-file:PATH, recovery-file:PATH (a recovery code) or credential:NAME (a systemd
 	// credential). Default: a file outside the data directory that is created on the first start: under the user's
 	// configuration directory (server), DATA-DIR.kek (etcd).
 	KEK string `yaml:"kek"`
@@ -309,6 +309,8 @@ type Discovery struct {
 type Gates struct {
 	// SetMemberLocalAddr dials peers from the first advertised address that is not loopback.
 	SetMemberLocalAddr bool
+	// NotServingOnDefrag lets the gRPC health service say NOT_SERVING while a defragmentation runs.
+	NotServingOnDefrag bool
 }
 
 // Server returns the defaults of `holdfast server`.

@@ -27,7 +27,7 @@ func knownGates() []gate {
 		{name: "LeaseCheckpointPersist", stage: "ALPHA", note: "has no effect: remaining lease times are always checkpointed"},
 		{name: "PriorityRequest", stage: "ALPHA", note: "has no effect: expiry of leases has its own place in every batch"},
 		{name: "SetMemberLocalAddr", stage: "ALPHA", set: func(c *config.Config, on bool) { c.Gates.SetMemberLocalAddr = on }},
-		{name: "StopGRPCServiceOnDefrag", stage: "ALPHA", note: "has no effect: defragmentation does not pause the server"},
+		{name: "StopGRPCServiceOnDefrag", stage: "ALPHA", set: func(c *config.Config, on bool) { c.Gates.NotServingOnDefrag = on }},
 		{name: "TxnModeWriteWithSharedBuffer", def: true, stage: "BETA", note: "has no effect: transactions have no such mode"},
 	}
 }

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast.dev/holdfast/internal/authn"
+	"holdfast.dev/holdfast/internal/caapi"
+	"holdfast.dev/holdfast/internal/node/contexts"
+)
+
+// target says which member a command talks to.
+type target struct {
+	context, endpoints string
+	caFile, cert, key  string
+}
+
+func (t *target) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&t.context, "context", "", "client context (default: the current one)")
+	f.StringVar(&t.endpoints, "endpoints", "", "client URLs, comma-separated (default: those of the context)")
+	f.StringVar(&t.caFile, "cacert", "", "CA bundle of the servers (default: that of the context)")
+	f.StringVar(&t.cert, "cert", "", "client certificate (default: that of the context)")
+	f.StringVar(&t.key, "key", "", "key of the client certificate")
+}
+
+// resolve fills in what the client context knows.
+func (t *target) resolve() (contexts.Context, error) {
+	c, err := currentContext(t.context)
+	if err != nil && (t.context != "" || t.endpoints == "") {
+		return c, err
+	}
+	if t.endpoints != "" {
+		c.Endpoints = strings.Split(t.endpoints, ",")
+	}
+	if t.caFile != "" || t.cert != "" || t.key != "" {
+		c.CAFile, c.CertFile, c.KeyFile = t.caFile, t.cert, t.key
+	}
+	return c, nil
+}
+
+// adminClient talks to Holdfast's own administration on a client port.
+type adminClient struct {
+	http *http.Client
+	base string
+}
+
+func newAdminClient(c contexts.Context, endpoint string) (*adminClient, error) {
+	if !strings.Contains(endpoint, "://") {
+		endpoint = "http://" + endpoint
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	tr := &http.Transport{DisableKeepAlives: true}
+	base := u.Scheme + "://" + u.Host
+	switch u.Scheme {
+	case "https":
+		conf, err := authn.OutboundConfig(authn.Outbound{CertFile: c.CertFile, KeyFile: c.KeyFile, CAFile: c.CAFile},
+			authn.Env{Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			return nil, err
+		}
+		tr.TLSClientConfig = conf
+	case "http":
+	case "unix":
+		path := u.Host + u.Path
+		tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		}
+		base = "http://localhost"
+	default:
+		return nil, usageError{fmt.Errorf("endpoint %s: the scheme must be https, http or unix", endpoint)}
+	}
+	return &adminClient{http: &http.Client{Transport: tr, Timeout: 10 * time.Second}, base: base}, nil
+}
+
+// call asks for path below the administration's prefix; body nil is a GET.
+func (a *adminClient) call(ctx context.Context, path string, body, into any) error {
+	method, payload := http.MethodGet, io.Reader(nil)
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		method, payload = http.MethodPost, bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, a.base+caapi.AdminPrefix+path, payload)
+	if err != nil {
+		return err
+	}
+	resp, err := a.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return caapi.DecodeFault(resp.StatusCode, data)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("the answer of %s: %w", a.base, err)
+	}
+	return nil
+}
+
+// callAny asks the endpoints in turn until one answers.
+func callAny(ctx context.Context, t *target, path string, body, into any) error {
+	c, err := t.resolve()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range c.Endpoints {
+		a, err := newAdminClient(c, e)
+		if err == nil {
+			err = a.call(ctx, path, body, into)
+		}
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", e, err))
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return fmt.Errorf("no endpoint answered: %w", errors.Join(errs...))
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"holdfast.dev/holdfast/internal/audit"
+	"holdfast.dev/holdfast/internal/node"
+	"holdfast.dev/holdfast/internal/replica"
+	"holdfast.dev/holdfast/internal/state"
+	"holdfast.dev/holdfast/internal/storage"
+)
+
+func newDebug() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "debug", Short: "Look into the data directory of a member that does not run",
+		Long: `Look into the data directory of a member that does not run. What these commands print is decrypted: treat it as you treat
+the data. Secrets that the cluster keeps wrapped stay wrapped.`,
+	}
+	cmd.AddCommand(newDebugLog(), newDebugRows(), newDebugAudit())
+	return cmd
+}
+
+// withDirectory opens the directory that --data-dir names for the run of f.
+func withDirectory(o *offline, cmd *cobra.Command, f func(d *node.Directory) error) error {
+	if o.dataDir == "" {
+		return usageError{errors.New("--data-dir is required")}
+	}
+	d, err := o.open(cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(d), d.Close())
+}
+
+// logLine is one request of the log, or an entry that holds none.
+type logLine struct {
+	Index     uint64 `json:"index"`
+	Term      uint64 `json:"term"`
+	Committed bool   `json:"committed"`
+	Time      int64  `json:"unixMilli,omitempty"`
+	Member    string `json:"member,omitempty"` // that proposed it
+	Seq       uint64 `json:"seq,omitempty"`
+	Who       string `json:"who,omitempty"`
+	Kind      string `json:"kind"`
+	Request   any    `json:"request,omitempty"`
+}
+
+func newDebugLog() *cobra.Command {
+	var o offline
+	cmd := &cobra.Command{
+		Use: "raft-log", Short: "Print the Raft log, one request a line, as JSON", Args: cobra.NoArgs,
+		Long: `Print the Raft log as JSON, one request a line, in the order in which it is applied: entries that hold many requests are
+flattened. Keys and values are base64.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			enc := json.NewEncoder(cmd.OutOrStdout())
+			return withDirectory(&o, cmd, func(d *node.Directory) error {
+				return d.Log(func(e replica.Entry, committed bool) error { return printEntry(enc, e, committed) })
+			})
+		},
+	}
+	o.flags(cmd, "the data directory")
+	return cmd
+}
+
+func printEntry(enc *json.Encoder, e replica.Entry, committed bool) error {
+	line := logLine{Index: e.Index, Term: e.Term, Committed: committed, Kind: "empty"}
+	switch {
+	case e.Conf != nil:
+		c, err := state.DecodeConf(e.Conf)
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", e.Index, err)
+		}
+		line.Kind, line.Who, line.Request = "membership", c.Who.String(), c.Change
+		line.Member, line.Seq = fmt.Sprintf("%x", c.Proposal.Member), c.Proposal.Seq
+		return enc.Encode(line)
+	case len(e.Data) == 0:
+		return enc.Encode(line)
+	}
+	b, err := state.DecodeBatch(e.Data)
+	if err != nil {
+		return fmt.Errorf("entry %d: %w", e.Index, err)
+	}
+	for _, c := range b.Calls {
+		line.Time, line.Member, line.Seq = b.Time, fmt.Sprintf("%x", b.Proposal.Member), b.Proposal.Seq
+		line.Who, line.Request = b.Principals[c.Who].String(), c.Request
+		line.Kind = strings.TrimPrefix(fmt.Sprintf("%T", c.Request), "*state.")
+		if a, ok := c.Request.(*state.AuthChange); ok && len(a.Hash) > 0 {
+			shown := *a
+			shown.Hash = []byte("(not shown)")
+			line.Request = &shown
+		}
+		if err := enc.Encode(line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newDebugRows() *cobra.Command {
+	var o offline
+	var limit int
+	cmd := &cobra.Command{
+		Use: "raw-get [HEX-PREFIX]", Short: "Print rows of the state as storage keeps them, in hexadecimal", Args: cobra.MaximumNArgs(1),
+		Long: `Print rows of the state as storage keeps them: key and value in hexadecimal, those whose key begins with HEX-PREFIX (all
+without one). docs/formats says how to read them. What the log holds beyond the last flush is not in there.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var span storage.Span
+			if len(args) == 1 {
+				prefix, err := hex.DecodeString(args[0])
+				if err != nil {
+					return usageError{err}
+				}
+				span = storage.Span{Start: prefix, End: after(prefix)}
+			}
+			return withDirectory(&o, cmd, func(d *node.Directory) error {
+				return d.Rows(cmd.Context(), span, limit, func(key, value []byte) error {
+					_, err := fmt.Fprintf(cmd.OutOrStdout(), "%x %x\n", key, value)
+					return err
+				})
+			})
+		},
+	}
+	o.flags(cmd, "the data directory")
+	cmd.Flags().IntVar(&limit, "limit", 1000, "at most so many rows")
+	return cmd
+}
+
+// after returns the smallest key above every key with the prefix; nil if there is none.
+func after(prefix []byte) []byte {
+	end := append([]byte(nil), prefix...)
+	for len(end) > 0 {
+		if end[len(end)-1]++; end[len(end)-1] != 0 {
+			return end
+		}
+		end = end[:len(end)-1]
+	}
+	return nil
+}
+
+func newDebugAudit() *cobra.Command {
+	var o offline
+	cmd := &cobra.Command{
+		Use: "audit", Short: "Print the audit record, one event a line, as JSON, and verify its chain", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			enc := json.NewEncoder(cmd.OutOrStdout())
+			return withDirectory(&o, cmd, func(d *node.Directory) error {
+				report, err := d.Audit(func(e audit.Event) error { return enc.Encode(e) })
+				if err != nil {
+					return err
+				}
+				return printReport(cmd.ErrOrStderr(), report)
+			})
+		},
+	}
+	o.flags(cmd, "the data directory")
+	return cmd
+}
+
+func printReport(w io.Writer, r audit.Report) error {
+	_, err := fmt.Fprintf(w, "%d events in %d files, numbers %d to %d, the chain verifies\n", r.Events, r.Files, r.First, r.Last)
+	return err
+}
