@@ -146,6 +146,7 @@ type node struct {
 	t      testing.TB
 	id     uint64
 	fs     *vfs.MemFS
+	wrap   func(vfs.FS) vfs.FS // nil: fs as it is
 	ring   *seal.Keyring
 	ledger *ledger
 	desk   *desk
@@ -207,7 +208,7 @@ func (c *cluster) create(id uint64, members []Peer, voters []uint64) *node {
 	n.ring = newRing(c.t, n.fs, dataDir)
 	c.options(n)
 	s, err := Create(n.store, Bootstrap{Cluster: testCluster, Member: id, Voters: voters}, func(dir string) error {
-		return buildLedger(n.fs, dir, members)
+		return buildLedger(n.store.FS, dir, members)
 	})
 	if err != nil {
 		c.t.Fatal(err)
@@ -217,7 +218,7 @@ func (c *cluster) create(id uint64, members []Peer, voters []uint64) *node {
 }
 
 func (c *cluster) options(n *node) {
-	n.store = StoreOptions{FS: n.fs, Dir: dataDir, Ring: n.ring, Logger: testLogger(n.id), SegmentBytes: 64 << 10, KeepBytes: 256 << 10, CacheBytes: 32 << 10}
+	n.store = StoreOptions{FS: n.disk(), Dir: dataDir, Ring: n.ring, Logger: testLogger(n.id), SegmentBytes: 64 << 10, KeepBytes: 256 << 10, CacheBytes: 32 << 10}
 	n.opts = Options{
 		Stamp: stampBatch, Clock: Wall{}, Rand: rand.NewPCG(n.id, 7), Logger: testLogger(n.id), Tick: 10 * time.Millisecond,
 		Dial: c.net.dial(n.id), Listener: c.net.listen(n.id),
@@ -228,10 +229,17 @@ func (c *cluster) options(n *node) {
 	}
 }
 
+func (n *node) disk() vfs.FS {
+	if n.wrap != nil {
+		return n.wrap(n.fs)
+	}
+	return n.fs
+}
+
 func (n *node) open(s *Store) {
 	n.t.Helper()
 	var err error
-	if n.ledger, err = openLedger(n.fs, s.StateDir()); err != nil {
+	if n.ledger, err = openLedger(n.store.FS, s.StateDir()); err != nil {
 		n.t.Fatal(err)
 	}
 	n.ledger.flushEvery = 7

@@ -39,6 +39,7 @@ type link struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	served sync.WaitGroup
+	ticket uint64 // of the last proposal that came in; the reader's
 
 	mu       sync.Mutex
 	out      []outgoing
@@ -272,9 +273,11 @@ func (l *link) dispatch(t frameType, payload []byte) error {
 		return decodeMessages(payload, l.deliver)
 	case frameForward:
 		f := &Forward{To: l.member, Ticket: r.uvarint(), Data: r.b}
-		if r.bad {
+		if r.bad || f.Ticket <= l.ticket {
+			// The same proposal twice could be taken once and refused once, and the refusal would be a lie.
 			return fmt.Errorf("forward: %w", errMalformed)
 		}
+		l.ticket = f.Ticket
 		l.t.r.box.put(event{forward: f, size: len(f.Data) + entryOverhead})
 		return nil
 	case frameAnswer:

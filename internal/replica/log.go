@@ -157,6 +157,10 @@ func (l *raftLog) append(hard *hardState, entries []*pb.Entry) error {
 			return fmt.Errorf("append entry %d to a log that holds [%d,%d]", first, l.start.index+1, l.last)
 		}
 		c.prev = position{first - 1, l.termLocked(first - 1)}
+		if err := c.consecutive(); err != nil {
+			l.mu.Unlock()
+			return err
+		}
 	} else {
 		c.prev = position{l.last, l.termLocked(l.last)}
 	}

@@ -64,12 +64,17 @@ func decodeRecord(b []byte) (record, error) {
 	if flags&^flagHardState != 0 || c.kind != recordAppend && (c.kind != recordReset || len(c.entries) > 0) {
 		return record{}, fmt.Errorf("log record of kind %d, flags %#x: %w", c.kind, flags, errMalformed)
 	}
+	return c, c.consecutive()
+}
+
+// consecutive reports an error unless the entries follow prev and each other.
+func (c *record) consecutive() error {
 	term := c.prev.term
 	for i, e := range c.entries {
 		if e.GetIndex() != c.prev.index+1+uint64(i) || e.GetTerm() < term {
-			return record{}, fmt.Errorf("log record: entry %d of term %d after %v: %w", e.GetIndex(), e.GetTerm(), c.prev, errMalformed)
+			return fmt.Errorf("log record: entry %d of term %d after %v: %w", e.GetIndex(), e.GetTerm(), c.prev, errMalformed)
 		}
 		term = e.GetTerm()
 	}
-	return c, nil
+	return nil
 }

@@ -73,6 +73,11 @@ func (s *Store) recoverLog() error {
 			return fmt.Errorf("segment %s: %w", segmentName(numbers[i]), err)
 		}
 	}
+	// What was read may never have been synced: it may be in the page cache only. From here on it counts as durable, and
+	// the next segment attests it.
+	if err := syncFile(s.fs, paths[len(readers)-1]); err != nil {
+		return fmt.Errorf("sync the log: %w", err)
+	}
 	if err := l.startSegment(numbers[len(readers)-1]+1, end); err != nil {
 		return err
 	}

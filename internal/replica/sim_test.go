@@ -226,7 +226,8 @@ func (s *sim) deliver() {
 		i = 0 // mostly in order
 	}
 	what := s.net[i]
-	if s.rng.IntN(20) > 0 { // otherwise it stays, and comes again
+	_, once := what.(simForward)    // a link delivers a proposal once: see link.dispatch
+	if once || s.rng.IntN(20) > 0 { // otherwise it stays, and comes again
 		s.net = slices.Delete(s.net, i, i+1)
 	}
 	var from, to uint64
@@ -325,6 +326,13 @@ func (s *sim) step() {
 }
 
 func TestSimulation(t *testing.T) {
+	current := uint64(0)
+	defer func() {
+		if p := recover(); p != nil || t.Failed() {
+			t.Logf("seed %d: REPLICA_SEED=%d prints its trace; %v", current, current, p)
+			t.Fail()
+		}
+	}()
 	seeds := 150
 	if testing.Short() {
 		seeds = 10
@@ -334,6 +342,7 @@ func TestSimulation(t *testing.T) {
 	}
 	settled, reads := 0, 0
 	for seed := range uint64(seeds) {
+		current = seed
 		n := 1 + 2*int(seed%3)
 		var hashes [2]uint64
 		for i := range hashes {
@@ -343,11 +352,6 @@ func TestSimulation(t *testing.T) {
 				trace = io.MultiWriter(h, os.Stderr)
 			}
 			s := newSim(t, n, seed, trace)
-			defer func() {
-				if t.Failed() {
-					t.Logf("seed %d; REPLICA_SEED=%d prints its trace", seed, seed)
-				}
-			}()
 			for range 6000 {
 				s.step()
 			}

@@ -12,7 +12,7 @@ import (
 // The peer protocol: docs/formats/peer.md. A connection starts with a hello of fixed size and its answer; then both
 // sides send frames: length (4 bytes, of type and payload), type (1 byte), payload.
 const (
-	helloMagic   = "HFPEER\r\n"
+	helloMagic   = "\x89HFPEER\n" // no letter first: a gate tells it from HTTP by that
 	helloSize    = len(helloMagic) + 2 + 1 + 8 + 8 + 8
 	welcomeSize  = 4
 	peerVersion  = 1
