@@ -27,11 +27,13 @@ func DialPinned(ctx context.Context, env Env, address string, pins func(root []b
 		return verifyPinned(cs.PeerCertificates, host, env, pins)
 	})
 	config.ServerName, config.NextProtos = host, []string{protocolHTTP}
-	c := tls.Client(raw, config)
+	bounded := &conn{Conn: raw, registry: NewRegistry(), budget: handshakeBytes}
+	c := tls.Client(bounded, config)
 	if err := c.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("TLS to %s: %w", address, err)
 	}
+	bounded.budget = -1
 	return c, nil
 }
 

@@ -104,13 +104,14 @@ func NewIssuer(src Source, root Authority, role policy.Role, key crypto.PublicKe
 	return sign(src, t, root.Certificate, key, root.Signer)
 }
 
-// issuerShape returns an issuer's name and the only extended key usages that it can pass on.
+// issuerShape returns an issuer's name and the only extended key usages that it can pass on. Only the member issuer makes
+// servers: whoever pins the root and asks for serverAuth can meet nobody but a member.
 func issuerShape(role policy.Role) (string, []x509.ExtKeyUsage) {
 	switch role {
 	case policy.RoleMember:
 		return "member", []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	case policy.RoleAgent:
-		return "agent", []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+		return "agent", []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	case policy.RoleClient:
 		return "client", []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	case policy.RoleAdmin:

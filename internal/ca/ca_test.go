@@ -95,7 +95,7 @@ func TestShapes(t *testing.T) {
 	}{
 		{Request{Profile: ServerProfile, Hosts: []string{"a.example.com", "10.0.0.1", "::1", "*.b.example.com"}}, policy.RoleMember, []x509.ExtKeyUsage{server}},
 		{Request{Profile: PeerProfile, Cluster: 0xabc, Member: 7, Hosts: []string{"localhost"}}, policy.RoleMember, []x509.ExtKeyUsage{server, client}},
-		{Request{Profile: AgentProfile, Hosts: []string{"node1"}}, policy.RoleAgent, []x509.ExtKeyUsage{server, client}},
+		{Request{Profile: AgentProfile}, policy.RoleAgent, []x509.ExtKeyUsage{client}},
 		{Request{Profile: AdminProfile}, policy.RoleAdmin, []x509.ExtKeyUsage{client}},
 		{Request{Profile: ClientProfile}, policy.RoleClient, []x509.ExtKeyUsage{client}},
 	} {

@@ -24,7 +24,7 @@ const (
 	PeerProfile           // what a member shows to members, both ways, with its member URI; from the member issuer
 	AdminProfile          // a client with every right: clientAuth, from the admin issuer
 	ClientProfile         // a client: clientAuth, from the client issuer
-	AgentProfile          // an agent, both ways; from the agent issuer
+	AgentProfile          // an agent: clientAuth, from the agent issuer
 )
 
 // shape returns the role that issues p, its extended key usages and whether it names hosts.
@@ -36,7 +36,7 @@ func (p Profile) shape() (role policy.Role, usages []x509.ExtKeyUsage, hosts boo
 	case PeerProfile:
 		return policy.RoleMember, []x509.ExtKeyUsage{server, client}, true
 	case AgentProfile:
-		return policy.RoleAgent, []x509.ExtKeyUsage{server, client}, true
+		return policy.RoleAgent, []x509.ExtKeyUsage{client}, false
 	case AdminProfile:
 		return policy.RoleAdmin, []x509.ExtKeyUsage{client}, false
 	case ClientProfile:
