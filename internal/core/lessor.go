@@ -119,7 +119,7 @@ func (l *lessor) addLocked(row mvcc.Lease, now time.Time) *lease {
 	if row.Remaining > 0 {
 		left = row.Remaining
 	}
-	e := &lease{id: row.ID, ttl: row.TTL, expiry: now.Add(seconds(left)), remaining: row.Remaining > 0, at: -1}
+	e := &lease{id: row.ID, ttl: row.TTL, expiry: now.Add(seconds(left)), remaining: row.Remaining > 0 && row.Remaining < row.TTL, at: -1}
 	l.planLocked(e, now)
 	l.leases[row.ID] = e
 	heap.Push(&l.heap, e)
@@ -163,7 +163,7 @@ func (l *lessor) affect(effects []state.LeaseEffect, now time.Time) {
 			}
 		case state.LeaseCheckpointed:
 			if known != nil {
-				known.remaining = e.TTL > 0
+				known.remaining = e.TTL < known.ttl
 			}
 		}
 	}
@@ -268,7 +268,7 @@ func (l *lessor) revoked(ids []int64, term uint64, now time.Time, refused bool) 
 	}
 }
 
-// due returns what is to be checkpointed: renewed leases with 0, and long ones with what they have left.
+// due returns what is to be checkpointed: renewed leases with their whole time, and long ones with what they have left.
 func (l *lessor) due(now time.Time) map[int64]int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -286,7 +286,7 @@ func (l *lessor) due(now time.Time) map[int64]int64 {
 		if len(record) >= leasesPerRecord {
 			break
 		}
-		take(id, 0)
+		take(id, l.leases[id].ttl)
 		delete(l.undo, id)
 	}
 	if l.interval == 0 || now.Before(l.recordAt) {
