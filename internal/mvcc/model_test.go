@@ -70,6 +70,9 @@ func (m *model) put(key, value []byte, o PutOptions) (*KV, error) {
 	if (o.IgnoreLease || o.IgnoreValue) && !ok {
 		return nil, ErrKeyNotFound
 	}
+	if value == nil {
+		value = []byte{}
+	}
 	kv := KV{Key: key, Value: value, Lease: o.Lease, ModRevision: m.rev + 1, CreateRevision: m.rev + 1, Version: 1}
 	e := Event{Type: EventPut}
 	if o.IgnoreValue {

@@ -297,6 +297,9 @@ func (w *Writer) Put(key, value []byte, o PutOptions) (prev *KV, err error) {
 			return nil, ErrLeaseNotFound
 		}
 	}
+	if rec.value == nil {
+		rec.value = []byte{} // nil is for answers that leave values out
+	}
 	rec.valueLen = len(rec.value)
 	if cur.live {
 		rec.create, rec.version = cur.create, cur.version+1
