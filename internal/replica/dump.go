@@ -6,8 +6,8 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 )
 
-// Each calls f with every entry that the log of a member that does not run holds, oldest first, committed or not, and
-// with the index up to which they are known to be committed. It is for people who look into a log.
+// Each calls f with every entry in the log of a member that does not run, oldest first, and with whether it is known to be
+// committed. It is for people who look into a log.
 func (s *Store) Each(f func(e Entry, committed bool) error) error {
 	first, err := s.log.FirstIndex()
 	if err != nil {
@@ -29,9 +29,11 @@ func (s *Store) Each(f func(e Entry, committed bool) error) error {
 		for _, e := range entries {
 			entry := Entry{Index: e.GetIndex(), Term: e.GetTerm(), Data: e.GetData()}
 			if e.GetType() == pb.EntryConfChangeV2 {
-				if _, entry.Conf, err = decodeConf(e); err != nil {
+				_, context, err := decodeConf(e)
+				if err != nil {
 					return fmt.Errorf("entry %d: %w", at, err)
 				}
+				_, entry.Conf = splitConfContext(context)
 				entry.Data = nil
 			}
 			if err := f(entry, entry.Index <= hard.GetCommit()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -23,6 +24,7 @@ const (
 	maxBusyCalls   = 256 // calls of one peer that are served at once
 	maxMethod      = 128
 	callTimeout    = 30 * time.Second // for calls that name none
+	callSlack      = time.Second      // the callee gives up later than the caller, who knows best why
 	pingEvery      = 2 * time.Second
 	linkDeadline   = 10 * time.Second // a peer that says nothing, or takes nothing, for so long is gone
 )
@@ -327,7 +329,7 @@ func (l *link) call(ctx context.Context, method string, payload []byte) ([]byte,
 	l.mu.Unlock()
 	timeout := callTimeout
 	if d, ok := ctx.Deadline(); ok {
-		timeout = d.Sub(l.t.r.o.Clock.Now())
+		timeout = d.Sub(l.t.r.o.Clock.Now()) + callSlack
 	}
 	b, at := beginFrame(make([]byte, 0, len(payload)+len(method)+32), frameCall)
 	b = binary.AppendUvarint(b, id)
@@ -376,6 +378,9 @@ func (l *link) takeReply(r *reader) error {
 	return nil
 }
 
+// errCallTimeout is what a peer gets whose call was given up by its handler.
+var errCallTimeout = fault.New(fault.Unavailable, "request timed out")
+
 // errBusyCalls is what a peer gets that asks too much at once.
 var errBusyCalls = fault.New(fault.Exhausted, "too many requests")
 
@@ -417,6 +422,9 @@ func (l *link) serveCall(r *reader) error {
 func replyFrame(id uint64, payload []byte, err error) []byte {
 	b, at := beginFrame(make([]byte, 0, len(payload)+32), frameReply)
 	b = binary.AppendUvarint(b, id)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		err = errCallTimeout
+	}
 	if err != nil {
 		b = appendFault(append(b, 1), err)
 	} else {
