@@ -121,8 +121,7 @@ func (p *pki) tick(now time.Time) {
 	default:
 		return
 	}
-	learner := p.n.replica.Status().Learner
-	if !learner && now.Sub(p.looked) < renewLook {
+	if now.Sub(p.looked) < renewLook {
 		return
 	}
 	p.looked = now
@@ -133,24 +132,19 @@ func (p *pki) tick(now time.Time) {
 		defer p.busy.Store(false)
 		ctx, cancel := context.WithTimeout(p.n.ctx, 30*time.Second)
 		defer cancel()
-		if learner {
-			p.promote(ctx)
-			return
-		}
 		if err := p.renew(ctx, now); err != nil && p.n.ctx.Err() == nil {
 			p.n.log.Warn("certificates could not be renewed; it is tried again in a minute", "error", err)
 		}
 	})
 }
 
-// promote asks the leader to make a voter of this member as soon as it has caught up.
-func (p *pki) promote(ctx context.Context) {
-	_, err := p.n.core.MemberPromote(ctx, p.n.system, p.n.store.Member())
-	if err == nil {
-		p.n.log.Info("promoted to a voting member")
-		return
+// promote asks the leader to make a voter of this member, which it does as soon as the member has caught up.
+func (p *pki) promote(ctx context.Context) error {
+	if _, err := p.n.core.MemberPromote(ctx, p.n.system, p.n.store.Member()); err != nil {
+		return err
 	}
-	p.n.log.Debug("not promoted yet", "error", err)
+	p.n.log.Info("promoted to a voting member")
+	return nil
 }
 
 // renew replaces what is two thirds through its life.

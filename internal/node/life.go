@@ -96,48 +96,66 @@ func (n *Node) settle() {
 	}
 }
 
-// join publishes this member. While there is no leader it serves what it can after a while: a serializable read needs none.
+// join takes steps until this member serves. While there is no leader it serves what it can after a while: a
+// serializable read needs none.
 func (n *Node) join() error {
-	serving := false
+	serving, published := false, false
 	start := n.env.Now()
 	for {
-		err := n.publish()
-		if err == nil || n.ctx.Err() != nil {
-			if !serving && err == nil {
-				n.front.serve()
-			}
-			return err
+		err := n.step(&published)
+		if n.ctx.Err() != nil {
+			return context.Cause(n.ctx)
 		}
-		if !serving && n.env.Now().Sub(start) > 5*n.config.Raft.Election && n.replica.Status().Applied > 0 {
-			n.log.Warn("no leader yet: only what this member can answer alone is served", "error", err)
+		late := n.env.Now().Sub(start) > 5*n.config.Raft.Election && n.replica.Status().Applied > 0
+		if !serving && (err == nil || late) {
 			n.front.serve()
 			serving = true
+			if err != nil {
+				n.log.Warn("not ready yet: only what this member can answer alone is served", "error", err)
+			}
+		}
+		if err == nil {
+			return nil
+		}
+		n.log.Debug("not ready yet", "error", err)
+		pause := clockPeriod
+		if published { // the log works: what is missing takes its time, and every attempt is in the audit record
+			pause = slowPeriod
 		}
 		select {
 		case <-n.ctx.Done():
 			return context.Cause(n.ctx)
-		case <-time.After(clockPeriod):
+		case <-time.After(pause):
 		}
 	}
 }
 
-// publish tells the cluster this member's name and client URLs.
-func (n *Node) publish() error {
+// step tells the cluster this member's name and client URLs, once, and under `holdfast server` has it promoted and its
+// authority ready.
+func (n *Node) step(published *bool) error {
 	ctx, cancel := context.WithTimeout(n.ctx, 5*time.Second+2*n.config.Raft.Election)
 	defer cancel()
 	if n.replica.Status().Applied == 0 {
 		return errors.New("this member has not received the cluster's state yet")
 	}
-	if err := n.core.Publish(ctx, n.config.Name, n.config.Advertise.Client.Strings()); err != nil {
-		return err
+	if !*published {
+		if err := n.core.Publish(ctx, n.config.Name, n.config.Advertise.Client.Strings()); err != nil {
+			return err
+		}
+		*published = true
+		n.log.Info("published local member to cluster through raft", "local-member-id", fmt.Sprintf("%x", n.store.Member()),
+			"local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", n.config.Name, n.config.Advertise.Client.Strings()),
+			"cluster-id", fmt.Sprintf("%x", n.store.Cluster()))
 	}
-	n.log.Info("published local member to cluster through raft", "local-member-id", fmt.Sprintf("%x", n.store.Member()),
-		"local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", n.config.Name, n.config.Advertise.Client.Strings()),
-		"cluster-id", fmt.Sprintf("%x", n.store.Cluster()))
-	if n.config.Mode == config.ModeServer {
-		return n.pki.settle(ctx)
+	if n.config.Mode != config.ModeServer {
+		return nil
 	}
-	return nil
+	if n.replica.Status().Learner {
+		if err := n.pki.promote(ctx); err != nil {
+			return err
+		}
+	}
+	return n.pki.settle(ctx)
 }
 
 // scrub reads every sealed file again and again, slowly, so that damage is found before it is needed.

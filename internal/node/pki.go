@@ -37,7 +37,7 @@ type pki struct {
 	n         *Node
 	secret    seal.Secret // the cluster secret
 	authority *caapi.Authority
-	busy      atomic.Bool // a renewal or promotion is under way
+	busy      atomic.Bool // a renewal is under way
 	looked    time.Time
 
 	mu    sync.Mutex
