@@ -64,7 +64,10 @@ func (i *Identity) secure(ctx context.Context, c *conn, t Target) (net.Conn, err
 	}
 	c.budget = -1
 	c.live = Live{Side: i.config.Side, Outbound: true, Remote: c.RemoteAddr()}
-	if p == nil {
+	if p == nil { // auto-tls: encrypted, not authenticated; the peer is believed, as the weakening says
+		if i.config.Side == PeerSide {
+			c.live.Principal = unauthenticatedPeer()
+		}
 		i.env.Registry.add(c)
 		return secured, nil
 	}

@@ -3,8 +3,6 @@ package authn
 import (
 	"context"
 	"net"
-
-	"holdfast.dev/holdfast/internal/policy"
 )
 
 // PlainTarget is the other end of an outgoing connection in the clear.
@@ -24,7 +22,7 @@ func DialPlain(ctx context.Context, dialer *net.Dialer, t PlainTarget) (net.Conn
 		return nil, err
 	}
 	c := &conn{Conn: raw, registry: t.Registry, budget: -1}
-	c.live = Live{Side: PeerSide, Outbound: true, Principal: policy.NewMember("unauthenticated peer", policy.Certificate{}), Remote: c.RemoteAddr()}
+	c.live = Live{Side: PeerSide, Outbound: true, Principal: unauthenticatedPeer(), Remote: c.RemoteAddr()}
 	t.Registry.add(c)
 	return c, nil
 }

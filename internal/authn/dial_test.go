@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/internal/ca"
+	"holdfast.dev/holdfast/internal/policy"
 )
 
 // TestDialVerifies: an outgoing connection believes its CA, for the right host, within dates, for servers, unrevoked.
@@ -316,5 +317,25 @@ func TestPostQuantum(t *testing.T) {
 	strict.MinVersion, strict.CipherSuites = "", nil
 	if got := l.stand(GateOptions{TLS: l.identity(strict)}).get(t, tls12(clientTLS(a.cert, nil, me)), false); got.err == nil {
 		t.Error("TLS 1.2 was served although the default floor is 1.3")
+	}
+}
+
+// TestDialAutoTLSPeer: under --peer-auto-tls nothing is proved on either end, and both ends take the other for a peer.
+func TestDialAutoTLSPeer(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	id := l.identity(Config{Side: PeerSide, AutoTLS: true, AutoTLSStore: &memStore{}, AutoTLSHosts: []string{"127.0.0.1"}, MinVersion: "TLS1.2"})
+	s := l.stand(GateOptions{Side: PeerSide, TLS: id, Routes: ServePeer, Open: true})
+	c, err := id.Dial(t.Context(), nil, s.address, Target{Protocols: []string{PeerProtocol}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	live, ok := Inspect(c)
+	if !ok || live.Principal.Kind() != policy.Member {
+		t.Errorf("the other end is %v", live.Principal)
+	}
+	if cert, ok := live.Principal.Certificate(); ok {
+		t.Errorf("it holds a certificate that nobody verified: %v", cert)
 	}
 }

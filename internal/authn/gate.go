@@ -289,7 +289,7 @@ func (g *Gate) stranger() policy.Principal {
 	case !g.options.Open || g.options.Side == PublicSide:
 		return policy.Principal{}
 	case g.options.Side == PeerSide:
-		return policy.NewMember("unauthenticated peer", policy.Certificate{})
+		return unauthenticatedPeer()
 	}
 	return policy.NewAnonymous()
 }
@@ -350,6 +350,11 @@ func (g *Gate) principal(p *proof) policy.Principal {
 		return policy.NewMember(p.chain[0].Subject.CommonName, p.names[0])
 	}
 	return policy.Principal{} // a member certificate that names no member
+}
+
+// unauthenticatedPeer is the other end of a peer connection that proves nothing: in the clear, or under auto-tls.
+func unauthenticatedPeer() policy.Principal {
+	return policy.NewMember("unauthenticated peer", policy.Certificate{})
 }
 
 // verifyClient is the VerifyConnection of accepted connections.
