@@ -322,7 +322,6 @@ func TestPostQuantum(t *testing.T) {
 
 // TestDialAutoTLSPeer: under --peer-auto-tls nothing is proved on either end, and both ends take the other for a peer.
 func TestDialAutoTLSPeer(t *testing.T) {
-	t.Parallel()
 	l := newLab(t)
 	id := l.identity(Config{Side: PeerSide, AutoTLS: true, AutoTLSStore: &memStore{}, AutoTLSHosts: []string{"127.0.0.1"}, MinVersion: "TLS1.2"})
 	s := l.stand(GateOptions{Side: PeerSide, TLS: id, Routes: ServePeer, Open: true})
