@@ -346,20 +346,30 @@ func (m *Member) applyConf(e *pb.Entry, decisions []Decision) (bool, error) {
 	}
 	voters := slices.Clone(m.conf.GetVoters())
 	for _, c := range cc.GetChanges() {
+		if c.GetType() == pb.ConfChangeAddNode {
+			voters = append(voters, c.GetNodeId())
+		}
 		if c.GetType() == pb.ConfChangeRemoveNode || c.GetType() == pb.ConfChangeAddLearnerNode {
 			voters = slices.DeleteFunc(voters, func(id uint64) bool { return id == c.GetNodeId() })
-			if c.GetNodeId() == m.cfg.ID && m.role == raft.StateLeader {
-				if to := m.BestTransferee(); to != 0 {
-					m.rn.TransferLeader(to) // or the others would wait out an election timeout
-				}
-			}
 		}
 	}
 	if len(voters) == 0 && len(m.conf.GetVoters()) > 0 {
 		return false, fmt.Errorf("the machine allowed the change at index %d, which leaves no voter", e.GetIndex())
 	}
 	m.conf = m.rn.ApplyConfChange(cc)
+	if lead := m.lead; lead != 0 && lead != m.cfg.ID && !slices.Contains(voters, lead) {
+		m.electSoon()
+	}
 	return true, nil
+}
+
+// electSoon is for when the leader has been removed: it leads no more, so nobody needs to wait for it as long as if it had
+// only fallen silent.
+func (m *Member) electSoon() {
+	if err := m.rn.ForgetLeader(); err != nil {
+		m.cfg.Logger.Warningf("forget the leader: %v", err)
+	}
+	m.elapsed, m.timeout = 0, 1+m.cfg.Intn(max(m.cfg.ElectionTicks/3, 1))
 }
 
 // decodeConf returns a configuration change and its context.

@@ -142,8 +142,12 @@ func (p *proposals) skippedTo(index uint64, out *Effects) {
 	})
 }
 
-// leaderChanged gives up what was on its way to another leader and not answered.
+// leaderChanged gives up what was on its way to another leader and not answered. While there is no leader, the former
+// one may still answer.
 func (p *proposals) leaderChanged(lead uint64, out *Effects) {
+	if lead == 0 {
+		return
+	}
 	p.give(out, func(x forwarded) bool { return x.to != lead })
 }
 

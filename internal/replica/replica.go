@@ -374,8 +374,10 @@ func (r *Replica) carryOutInline(appends, applies []*pb.Message) error {
 		if err := r.appendAll(todo); err != nil {
 			return err
 		}
-		r.count(func(c *Counters) { c.Inline++ })
 		for _, m := range todo {
+			if len(m.GetEntries()) > 0 {
+				r.count(func(c *Counters) { c.Inline++ })
+			}
 			r.member.Appended(m)
 		}
 	}
