@@ -31,7 +31,12 @@ type version struct {
 }
 
 func (o *overlay) reset() {
-	const keep = 1024 // slots that are worth clearing each time
+	const keep = 1024           // slots that are worth clearing each time
+	const keepEntries = 1 << 16 // a batch beyond this is rare: its memory is given back
+	if cap(o.entries) > keepEntries || cap(o.versions) > keepEntries {
+		*o = overlay{seed: o.seed}
+		return
+	}
 	if len(o.slots) > keep && len(o.slots) > 16*len(o.entries) {
 		o.slots = nil
 	}
