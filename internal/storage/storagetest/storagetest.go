@@ -262,7 +262,7 @@ func testDurable(t *testing.T, h *harness) {
 	h.want("after the flush", durable("k"), "1")
 	h.apply(func(b *storage.Batch) { set(b, "k", "2") })
 	h.want("before the second flush", durable("k"), "1")
-	h.want("a prefix of it", durable(""), "<none>")
+	h.want("a key that continues it", durable("kk"), "<none>")
 	h.reopen()
 	h.want("what was not flushed", h.get(h.e, "k"), "1")
 	if h.e.DiskBytes() <= 0 {
