@@ -91,14 +91,15 @@ var manyExports = map[string]struct {
 	max    int
 	reason string
 }{
-	"internal/state":  {165, "the vocabulary of the log: requests, results, effects and their enumerated values count one by one, and so do etcd's forty reasons for a refusal"},
-	"internal/policy": {60, "the actions, classes, kinds and roles that rights are about count one by one"},
-	"internal/mvcc":   {60, "the vocabulary of queries and events: enumerations count one by one"},
-	"internal/core":   {60, "one request or answer type for some calls, all calls being methods of Core"},
-	"internal/fault":  {30, "the kinds"},
-	"internal/ca":     {45, "a profile and a refusal counts one by one"},
-	"internal/authn":  {45, "one type for each thing that node wires (identity, gate, socket, registry) with its options; sides and routes count one by one"},
-	"internal/seal":   {38, "six faults and five key providers, each one constructor, beside the keyring, the two formats and the file system"},
+	"internal/state":   {165, "the vocabulary of the log: requests, results, effects and their enumerated values count one by one, and so do etcd's forty reasons for a refusal"},
+	"internal/policy":  {60, "the actions, classes, kinds and roles that rights are about count one by one"},
+	"internal/mvcc":    {60, "the vocabulary of queries and events: enumerations count one by one"},
+	"internal/core":    {60, "one request or answer type for some calls, all calls being methods of Core"},
+	"internal/fault":   {30, "the kinds"},
+	"internal/ca":      {45, "a profile and a refusal counts one by one"},
+	"internal/authn":   {45, "one type for each thing that node wires (identity, gate, socket, registry) with its options; sides and routes count one by one"},
+	"internal/seal":    {38, "six faults and five key providers, each one constructor, beside the keyring, the two formats and the file system"},
+	"internal/replica": {50, "faults count one by one, and the step machine and its effects stand beside the driver"},
 }
 
 // variables that may change after the program has started; every other package-level variable must be a sentinel
