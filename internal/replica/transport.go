@@ -2,10 +2,8 @@ package replica
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -303,141 +301,6 @@ func (t *transport) greet(conn net.Conn, id uint64, kind byte) (policy.Principal
 	return who, nil
 }
 
-func (t *transport) accept(l net.Listener) {
-	for {
-		conn, err := l.Accept()
-		if t.ctx.Err() != nil {
-			if err == nil {
-				_ = conn.Close() // too late
-			}
-			return
-		}
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				t.r.halt(fmt.Errorf("the peer listener was closed: %w", err))
-				return
-			}
-			t.logger.Warn("accept a peer", "err", err)
-			select {
-			case <-t.r.o.Clock.After(minBackoff):
-			case <-t.ctx.Done():
-			}
-			continue
-		}
-		t.mu.Lock()
-		full := t.handling >= maxHandshaking
-		if !full {
-			t.handling++
-		}
-		t.mu.Unlock()
-		if full {
-			_ = conn.Close() // unidentified connections crowd out others; peers come again
-			continue
-		}
-		t.workers.Go(func() { t.serve(conn) })
-	}
-}
-
-// serve answers the hello on an accepted connection and serves it.
-func (t *transport) serve(conn net.Conn) {
-	stop := context.AfterFunc(t.ctx, func() { _ = conn.Close() }) // ends whatever reads or writes
-	defer stop()
-	defer conn.Close()
-	h, who, err := t.hearHello(conn)
-	t.mu.Lock()
-	t.handling--
-	t.mu.Unlock()
-	if err != nil {
-		t.logger.Warn("refused a peer connection", "addr", addrOf(conn), "err", err)
-		return
-	}
-	if h.kind == linkSnapshots {
-		t.r.receiveSnapshot(conn, h.from)
-		return
-	}
-	l := t.newLink(t.ctx, conn, h.from, who)
-	t.mu.Lock()
-	old := t.inbound[h.from]
-	t.inbound[h.from] = l
-	p := t.peers[h.from]
-	removed := t.removed[h.from]
-	t.mu.Unlock()
-	if old != nil {
-		old.cancel()
-	}
-	if p != nil {
-		p.dialNow() // it is there
-	}
-	if removed {
-		l.cancel() // since the hello
-	}
-	t.r.box.wake()
-	if err := l.run(); err != nil && t.ctx.Err() == nil {
-		t.logger.Debug("a peer's connection ended", "peer", hex(h.from), "err", err)
-	}
-	t.mu.Lock()
-	if t.inbound[h.from] == l {
-		delete(t.inbound, h.from)
-	}
-	t.mu.Unlock()
-	t.unreachable(h.from)
-}
-
-func addrOf(conn net.Conn) string {
-	if a := conn.RemoteAddr(); a != nil {
-		return a.String()
-	}
-	return ""
-}
-
-// hearHello reads a hello, decides, and answers.
-func (t *transport) hearHello(conn net.Conn) (hello, policy.Principal, error) {
-	if err := conn.SetDeadline(t.r.o.Clock.Now().Add(helloTimeout)); err != nil {
-		return hello{}, policy.Principal{}, err
-	}
-	buf := make([]byte, helloSize)
-	if _, err := io.ReadFull(conn, buf); err != nil {
-		return hello{}, policy.Principal{}, err
-	}
-	h, err := decodeHello(buf)
-	if err != nil {
-		return hello{}, policy.Principal{}, err
-	}
-	v, who, text := t.judge(conn, h)
-	if _, err := conn.Write(encodeVerdict(v, text)); err != nil {
-		return hello{}, policy.Principal{}, err
-	}
-	if v != welcome {
-		return hello{}, policy.Principal{}, fmt.Errorf("%s: %s", v, text)
-	}
-	return h, who, conn.SetDeadline(time.Time{})
-}
-
-func (t *transport) judge(conn net.Conn, h hello) (verdict, policy.Principal, string) {
-	var nobody policy.Principal
-	if h.cluster != t.cluster {
-		return refusedCluster, nobody, fmt.Sprintf("member %x of cluster %x came to cluster %x", h.from, h.cluster, t.cluster)
-	}
-	if h.to != t.self || h.from == t.self {
-		return refusedMember, nobody, fmt.Sprintf("this is member %x, not %x", t.self, h.to)
-	}
-	if t.r.o.Identify == nil {
-		return refusedIdentity, nobody, "this member accepts nobody"
-	}
-	who, err := t.r.o.Identify(conn, h.from)
-	if err != nil {
-		t.logger.Warn("a connection is not who it says", "claims", hex(h.from), "addr", addrOf(conn), "err", err)
-		return refusedIdentity, nobody, ""
-	}
-	t.mu.Lock()
-	removed := t.removed[h.from]
-	t.mu.Unlock()
-	if removed {
-		return refusedRemoved, nobody, hex(h.from)
-	}
-	return welcome, who, ""
-}
-
 // link returns the best link to a member, or nil.
 func (t *transport) link(id uint64) *link {
 	t.mu.Lock()
@@ -482,18 +345,6 @@ func (t *transport) answer(a Answer) {
 	}
 }
 
-// Handle registers what answers a method. It is called before Run.
-func (r *Replica) Handle(method string, h Handler) { r.peers.handlers[method] = h }
-
-// Call sends a request to another member and returns its answer. Without a connection it fails at once.
-func (r *Replica) Call(ctx context.Context, member uint64, method string, payload []byte) ([]byte, error) {
-	l := r.peers.link(member)
-	if l == nil {
-		return nil, ErrUnreachable
-	}
-	return l.call(ctx, method, payload)
-}
-
 func (t *transport) status(member Peer) PeerStatus {
 	s := PeerStatus{Peer: member}
 	t.mu.Lock()
@@ -508,48 +359,4 @@ func (t *transport) status(member Peer) PeerStatus {
 		s.ActiveSince = l.since
 	}
 	return s
-}
-
-// The calls between replicas themselves.
-const (
-	methodConf     = "replica/conf"
-	methodTransfer = "replica/transfer"
-)
-
-func (r *Replica) handleInternal() {
-	r.Handle(methodConf, func(ctx context.Context, _ policy.Principal, payload []byte) ([]byte, error) {
-		d := reader{b: payload}
-		c := Change{Kind: ChangeKind(d.byte()), Member: d.uvarint(), Data: d.b}
-		if d.bad {
-			return nil, errMalformed
-		}
-		index, err := r.proposeHere(ctx, c)
-		return binary.AppendUvarint(nil, index), err
-	})
-	r.Handle(methodTransfer, func(ctx context.Context, _ policy.Principal, payload []byte) ([]byte, error) {
-		d := reader{b: payload}
-		to := d.uvarint()
-		if err := d.end(methodTransfer); err != nil {
-			return nil, err
-		}
-		return nil, r.transferHere(ctx, to)
-	})
-}
-
-func (r *Replica) callConf(ctx context.Context, lead uint64, c Change) (uint64, error) {
-	b := binary.AppendUvarint([]byte{byte(c.Kind)}, c.Member)
-	answer, err := r.Call(ctx, lead, methodConf, append(b, c.Data...))
-	if err != nil {
-		return 0, err
-	}
-	d := reader{b: answer}
-	index := d.uvarint()
-	return index, d.end(methodConf)
-}
-
-func (r *Replica) callTransfer(ctx context.Context, lead, to uint64) error {
-	if _, err := r.Call(ctx, lead, methodTransfer, binary.AppendUvarint(nil, to)); err != nil {
-		return err
-	}
-	return r.waitLeader(ctx, func(l Leadership) (bool, error) { return l.Leader == to, nil })
 }
