@@ -38,6 +38,9 @@ type founding struct {
 // openStore opens the log of an existing member, or makes that of a new one.
 func (n *Node) openStore(ctx context.Context) error {
 	o := replica.StoreOptions{FS: n.env.FS, Dir: n.home.dir, Ring: n.home.ring, Logger: n.log}
+	if r := n.config.Raft; r.SnapshotCount != 0 || r.CatchUpEntries != 0 {
+		o.FlushEntries, o.KeepEntries = max(r.SnapshotCount, 1), max(r.CatchUpEntries, 1)
+	}
 	data, ok, err := n.home.load(cardName)
 	if err != nil {
 		return fmt.Errorf("this member's card: %w", err)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"holdfast.dev/holdfast/internal/audit"
 	"holdfast.dev/holdfast/internal/core"
 	"holdfast.dev/holdfast/internal/node/config"
+	"holdfast.dev/holdfast/internal/replica"
 	"holdfast.dev/holdfast/internal/seal"
 	"holdfast.dev/holdfast/internal/state"
 	"holdfast.dev/holdfast/internal/storage"
@@ -77,6 +79,30 @@ func (n *Node) keepTime() {
 			n.pki.tick(now)
 		}
 	}
+}
+
+// keepHouse removes what was compacted and compares hashes, beside the clock.
+func (n *Node) keepHouse() {
+	if err := n.core.Housekeep(n.ctx); err != nil && n.ctx.Err() == nil {
+		n.log.Error("housekeeping ended", "error", err)
+	}
+}
+
+// timedMachine logs when applying takes long.
+type timedMachine struct {
+	*core.Core
+	limit time.Duration
+	log   *slog.Logger
+}
+
+// Apply implements replica.Machine.
+func (m timedMachine) Apply(entries []replica.Entry) ([]replica.Decision, error) {
+	start := time.Now()
+	decisions, err := m.Core.Apply(entries)
+	if took := time.Since(start); took > m.limit {
+		m.log.Warn("apply request took too long", "took", took, "expected-duration", m.limit, "entries", len(entries))
+	}
+	return decisions, err
 }
 
 // settle takes a started member to where it serves: it waits for a leader and its own state, says who it is, and, under

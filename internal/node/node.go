@@ -89,6 +89,7 @@ func (n *Node) open(ctx context.Context) error {
 		n.openStore,      // the log; on a first start this founds or joins a cluster
 		n.openPKI,        // `holdfast server`: this member's own certificates
 		n.openCore,       // audit record, state, core
+		n.forceSole,      // --force-new-cluster
 		n.openAuthority,
 		n.bindPeers,
 		n.openReplica,
@@ -145,7 +146,7 @@ func (n *Node) openReplica(context.Context) error {
 	}
 	c := n.config
 	n.replica, err = replica.New(n.store, replica.Options{
-		Machine: n.core, Source: n.core, Stamp: core.Stamp(n.env.Now),
+		Machine: timedMachine{n.core, c.Checks.WarnApply, n.log}, Source: n.core, Stamp: core.Stamp(n.env.Now),
 		Clock: clock{n.env.Now}, Rand: mrand.NewPCG(a, b), Logger: n.log,
 		Tick: c.Raft.Heartbeat, ElectionTicks: int(c.Raft.Election / c.Raft.Heartbeat),
 		Dial: n.peers.dial, Listener: n.peers.listener(), Identify: n.peers.identify,
@@ -163,6 +164,7 @@ func (n *Node) run() {
 	replicaDone := make(chan error, 1)
 	go func() { replicaDone <- n.replica.Run(n.ctx) }()
 	n.owned.Go(n.keepTime)
+	n.owned.Go(n.keepHouse)
 	n.owned.Go(n.settle)
 	go func() {
 		defer close(n.done)

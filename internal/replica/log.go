@@ -34,6 +34,7 @@ type raftLog struct {
 	prepared  atomic.Int32
 	fresh     bool // nothing has been written to the newest segment
 	synced    bool
+	inSegment uint64 // entries in the newest segment
 	buf       []byte
 
 	mu       sync.Mutex
@@ -49,7 +50,18 @@ type raftLog struct {
 	counters logCounters
 }
 
-type logLimits struct{ segment, keep, cache int64 }
+type logLimits struct {
+	segment, keep, cache      int64  // bytes
+	keepEntries, flushEntries uint64 // 0: bytes alone decide
+}
+
+// rollEntries is how many entries a segment holds at most; 0: bytes alone decide.
+func (l logLimits) rollEntries() uint64 {
+	if l.keepEntries == 0 {
+		return 0
+	}
+	return max(l.keepEntries/2, 16)
+}
 
 // logID says whose log it is; it is in every segment's context.
 type logID struct{ cluster, member uint64 }
@@ -99,7 +111,7 @@ func (l *raftLog) startSegment(number uint64, prev seal.PrevSegment) error {
 	if err != nil {
 		return fmt.Errorf("create log segment: %w", err)
 	}
-	l.writer, l.fresh = w, true
+	l.writer, l.fresh, l.inSegment = w, true, 0
 	l.mu.Lock()
 	l.segments = append(l.segments, &segment{number: number, path: path, handle: w})
 	l.mu.Unlock()
@@ -172,7 +184,7 @@ func (l *raftLog) append(hard *hardState, entries []*pb.Entry) error {
 }
 
 func (l *raftLog) write(c *record) error {
-	if !l.fresh && l.writer.End().EndOffset >= l.limits.segment {
+	if roll := l.limits.rollEntries(); !l.fresh && (l.writer.End().EndOffset >= l.limits.segment || roll > 0 && l.inSegment >= roll) {
 		if err := l.roll(); err != nil {
 			return err
 		}
@@ -189,6 +201,7 @@ func (l *raftLog) write(c *record) error {
 		return fmt.Errorf("write to the log: %w", err)
 	}
 	l.fresh, l.synced = false, false
+	l.inSegment += uint64(len(c.entries))
 	if l.writer.End().EndOffset > l.limits.segment/2 {
 		l.prepare()
 	}
@@ -316,11 +329,15 @@ func (l *raftLog) cut(durable uint64, keep int64) error {
 func (l *raftLog) cutOne(durable uint64, keep int64) *segment {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.segments) < 2 || l.bytesLocked() <= keep {
+	if len(l.segments) < 2 {
 		return nil
 	}
 	s := l.segments[0]
 	last, any := s.last()
+	many := l.limits.keepEntries > 0 && last+l.limits.keepEntries <= durable
+	if l.bytesLocked() <= keep && !many {
+		return nil
+	}
 	if any && last > durable {
 		return nil
 	}

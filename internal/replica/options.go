@@ -23,6 +23,10 @@ type StoreOptions struct {
 	SegmentBytes int64 // a segment is rolled when it is larger; 16 MiB
 	KeepBytes    int64 // log kept for members that lag; 128 MiB
 	CacheBytes   int64 // entries held in memory; 16 MiB
+
+	// KeepEntries, if not 0, bounds the log by entries too: this many stay behind what is durable, and the machine is
+	// flushed after FlushEntries. It is for clusters that want laggards to receive snapshots early.
+	KeepEntries, FlushEntries uint64
 }
 
 // Bootstrap says what a new member is.

@@ -168,7 +168,7 @@ func newStore(o StoreOptions) *Store {
 }
 
 func (s *Store) newLog(o StoreOptions) *raftLog {
-	limits := logLimits{segment: o.SegmentBytes, keep: o.KeepBytes, cache: o.CacheBytes}
+	limits := logLimits{segment: o.SegmentBytes, keep: o.KeepBytes, cache: o.CacheBytes, keepEntries: o.KeepEntries, flushEntries: o.FlushEntries}
 	orDefault(&limits.segment, 16<<20)
 	orDefault(&limits.keep, 128<<20)
 	orDefault(&limits.cache, 16<<20)

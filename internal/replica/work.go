@@ -267,7 +267,8 @@ func (r *Replica) everyTick() {
 // what is kept because it has not.
 func (r *Replica) trim() {
 	disk, _, _ := r.log.size()
-	if disk <= r.log.limits.keep {
+	limits := r.log.limits
+	if disk <= limits.keep && limits.keepEntries == 0 {
 		return
 	}
 	durable := r.o.Machine.State().Durable
@@ -276,7 +277,8 @@ func (r *Replica) trim() {
 		defer r.box.put(event{do: func() { r.appending-- }})
 		return r.log.cut(durable, r.log.limits.keep)
 	}})
-	if disk > 2*r.log.limits.keep && !r.flushing {
+	stale := limits.keepEntries > 0 && r.applied.Load() >= durable+max(limits.flushEntries, 1)
+	if (disk > 2*limits.keep || stale) && !r.flushing {
 		r.flushing = true
 		r.peers.workers.Go(func() {
 			if err := r.o.Machine.Flush(); err != nil {

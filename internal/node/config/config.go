@@ -65,7 +65,7 @@ type Config struct {
 	// Keepalive holds gRPC keep-alive rules.
 	Keepalive Keepalive `yaml:"keepalive"`
 
-	// Compaction holds automatic compaction and its pace.
+	// Compaction holds automatic compaction.
 	Compaction Compaction `yaml:"compaction"`
 
 	// Auth holds user authentication.
@@ -138,21 +138,16 @@ type Raft struct {
 	Heartbeat time.Duration `yaml:"heartbeat"`
 	// Election is how long a follower waits without a heartbeat. At least 5 heartbeats, at most 50s. Default: 1s.
 	Election time.Duration `yaml:"election"`
-	// SnapshotCount is how many entries may be applied before the log is cut behind them. Default: 10000.
+	// SnapshotCount, if not 0, is how many entries may be applied before the state is made durable so that the log can
+	// be cut behind them. Default: 0, bytes decide.
 	SnapshotCount uint64 `yaml:"snapshot-count"`
-	// CatchUpEntries is how many entries behind the cut are kept for slow followers. Default: 5000.
+	// CatchUpEntries, if not 0, is how many entries behind the cut are kept for slow members. Default: 0, the log is kept
+	// up to 128 MiB.
 	CatchUpEntries uint64 `yaml:"snapshot-catchup-entries"`
-	// InitialTickAdvance lets the first election of a booting member come early. Default: true.
-	InitialTickAdvance bool `yaml:"-"`
-	// PreVote keeps a returning member from disturbing the leader. Default: true.
-	PreVote bool `yaml:"-"`
 	// StrictReconfig refuses membership changes that would cost the quorum. Default: true.
 	StrictReconfig bool `yaml:"strict-reconfig"`
 	// MaxLearners bounds the learners of the cluster. Default: 1.
 	MaxLearners int `yaml:"max-learners"`
-	// ReadTimeout and WriteTimeout are the deadlines on a peer connection; at least 5s. Default: 5s.
-	ReadTimeout  time.Duration `yaml:"-"`
-	WriteTimeout time.Duration `yaml:"-"`
 }
 
 // Limits bounds what clients may ask.
@@ -178,17 +173,13 @@ type Keepalive struct {
 	Timeout time.Duration `yaml:"timeout"`
 }
 
-// Compaction holds automatic compaction and its pace.
+// Compaction holds automatic compaction.
 type Compaction struct {
 	// Mode is periodic or revision. Default: periodic.
 	Mode string `yaml:"mode"`
 	// Retention is how much history is kept: a duration (or a number of hours) with periodic, a number of revisions
 	// with revision. Default: 0, no automatic compaction.
 	Retention string `yaml:"retention"`
-	// BatchLimit is how many revisions one step of physical removal takes. Default: 1000.
-	BatchLimit int `yaml:"batch-limit"`
-	// SleepInterval is the pause between two steps. Default: 10ms.
-	SleepInterval time.Duration `yaml:"sleep-interval"`
 }
 
 // Auth holds user authentication.
@@ -242,8 +233,6 @@ type Watch struct {
 type Checks struct {
 	// CorruptCheckInterval is the time between comparisons of the members' hashes; 0 turns them off. Default: 0.
 	CorruptCheckInterval time.Duration `yaml:"corrupt-check-interval"`
-	// InitialCorruptCheck compares this member's hashes with its peers' before it serves. Default: false.
-	InitialCorruptCheck bool `yaml:"-"`
 	// WarnUnary is how long a unary request may take before it is logged. Default: 300ms.
 	WarnUnary time.Duration `yaml:"warn-unary"`
 	// WarnApply is how long applying may take before it is logged. Default: 100ms.
@@ -357,15 +346,13 @@ func common() *Config {
 	return &Config{
 		Seal: Seal{ScrubBytesPerSecond: 4 << 20},
 		Raft: Raft{
-			Heartbeat: 100 * time.Millisecond, Election: time.Second, SnapshotCount: 10000, CatchUpEntries: 5000,
-			InitialTickAdvance: true, PreVote: true, StrictReconfig: true, MaxLearners: 1,
-			ReadTimeout: minPeerTimeout, WriteTimeout: minPeerTimeout,
+			Heartbeat: 100 * time.Millisecond, Election: time.Second, StrictReconfig: true, MaxLearners: 1,
 		},
 		Limits: Limits{MaxTxnOps: 128, MaxRequestBytes: 1572864, MaxConcurrentStreams: math.MaxUint32},
 		Keepalive: Keepalive{
 			MinTime: 5 * time.Second, Interval: 2 * time.Hour, Timeout: 20 * time.Second,
 		},
-		Compaction: Compaction{Mode: "periodic", Retention: "0", BatchLimit: 1000, SleepInterval: 10 * time.Millisecond},
+		Compaction: Compaction{Mode: "periodic", Retention: "0"},
 		Auth:       Auth{Token: "simple", TokenTTL: 300, BcryptCost: 10},
 		TLS:        TLS{SelfSignedYears: 1},
 		Watch:      Watch{ProgressInterval: 10 * time.Minute},

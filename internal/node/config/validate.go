@@ -10,10 +10,7 @@ import (
 	"time"
 )
 
-const (
-	maxElection    = 50 * time.Second
-	minPeerTimeout = 5 * time.Second
-)
+const maxElection = 50 * time.Second
 
 // Faults of a configuration that etcd's users and tests know by their text.
 var (
@@ -129,13 +126,9 @@ func (c *Config) validateRaft() error {
 		return fmt.Errorf("--election-timeout[%vms] should be at least as 5 times as --heartbeat-interval[%vms]", election, tick)
 	case c.Raft.Election > maxElection:
 		return fmt.Errorf("--election-timeout[%vms] is too long, and should be set less than %vms", election, maxElection.Milliseconds())
-	case c.Raft.SnapshotCount == 0:
-		return errors.New("--snapshot-count must be >0")
 	case c.Raft.MaxLearners < 0:
 		return fmt.Errorf("--max-learners must not be negative (set to %d)", c.Raft.MaxLearners)
 	}
-	c.Raft.ReadTimeout = max(c.Raft.ReadTimeout, minPeerTimeout)
-	c.Raft.WriteTimeout = max(c.Raft.WriteTimeout, minPeerTimeout)
 	return nil
 }
 
@@ -149,9 +142,6 @@ func (c *Config) validateTLS() error {
 	}
 	if minimum == tls.VersionTLS13 && len(c.TLS.CipherSuites) > 0 {
 		return errors.New("cipher suites cannot be configured when only TLS1.3 is enabled")
-	}
-	if _, err := c.TLS.Suites(); err != nil {
-		return err
 	}
 	for _, side := range []struct {
 		prefix string
@@ -270,32 +260,4 @@ func (t TLS) Versions() (minimum, maximum uint16, err error) {
 	}
 	maximum, err = parse(t.MaxVersion, 0)
 	return minimum, maximum, err
-}
-
-// Suites returns CipherSuites as crypto/tls numbers. A suite that Go calls insecure is refused by name.
-func (t TLS) Suites() ([]uint16, error) {
-	var ids []uint16
-	for _, name := range t.CipherSuites {
-		if name == "" {
-			continue
-		}
-		is := func(s *tls.CipherSuite) bool { return s.Name == name || aliasOf(name) == s.Name }
-		if i := slices.IndexFunc(tls.CipherSuites(), is); i >= 0 {
-			ids = append(ids, tls.CipherSuites()[i].ID)
-		} else if slices.ContainsFunc(tls.InsecureCipherSuites(), is) {
-			return nil, fmt.Errorf("cipher suite %q is insecure (broken or without forward secrecy) and is not offered", name)
-		} else {
-			return nil, fmt.Errorf("unexpected TLS cipher suite %q", name)
-		}
-	}
-	return ids, nil
-}
-
-// aliasOf maps the two names that Go once had for its ChaCha20 suites.
-func aliasOf(name string) string {
-	switch name {
-	case "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305":
-		return name + "_SHA256"
-	}
-	return name
 }

@@ -19,11 +19,12 @@ type binding interface {
 
 // field binds a Config field through a parser and a printer.
 type field[T any] struct {
-	ptr   *T
-	parse func(string) (T, error)
-	print func(T) string
-	bool  bool
-	unit  time.Duration // of a bare number in a configuration file; 0: the value is no duration
+	ptr    *T
+	parse  func(string) (T, error)
+	print  func(T) string
+	bool   bool
+	number bool          // shown as a number, by its text
+	unit   time.Duration // of a bare number in a configuration file; 0: the value is no duration
 }
 
 func (f field[T]) String() string {
@@ -42,6 +43,7 @@ func (f field[T]) Set(s string) error {
 	return nil
 }
 
+func (f field[T]) isNumber() bool          { return f.number }
 func (f field[T]) target() any             { return f.ptr }
 func (f field[T]) IsBoolFlag() bool        { return f.bool }
 func (f field[T]) bareUnit() time.Duration { return f.unit }
@@ -89,6 +91,20 @@ func milliseconds(p *time.Duration) binding {
 	}
 }
 
+// entries binds a number of log entries whose default is etcd's in name only: left alone, bytes decide.
+func entries(p *uint64, shown uint64) binding {
+	return field[uint64]{
+		ptr: p, parse: func(s string) (uint64, error) { return strconv.ParseUint(s, 0, 64) },
+		print: func(n uint64) string {
+			if n == 0 {
+				n = shown
+			}
+			return strconv.FormatUint(n, 10)
+		},
+		number: true,
+	}
+}
+
 func urlList(p *config.URLs) binding {
 	return field[config.URLs]{ptr: p, parse: config.ParseURLs, print: config.URLs.String}
 }
@@ -117,9 +133,10 @@ func choice(p *string, words ...string) binding {
 
 // unbound is the value of a flag that no field carries: its text is kept only to be shown.
 type unbound struct {
-	value string
-	check func(string) error
-	bool  bool
+	value  string
+	check  func(string) error
+	bool   bool
+	number bool // shown as a number, by its text
 }
 
 func (u *unbound) String() string { return u.value }
@@ -144,7 +161,7 @@ func isBool(s string) error {
 	return nil
 }
 
-func isNumber(s string) error {
+func numeric(s string) error {
 	if _, err := strconv.ParseInt(s, 0, 64); err != nil {
 		return fmt.Errorf("parse error")
 	}

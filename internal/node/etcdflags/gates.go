@@ -22,7 +22,7 @@ func knownGates() []gate {
 	return []gate{
 		{name: "CompactHashCheck", stage: "ALPHA", note: "has no effect: --corrupt-check-time compares the members' hashes"},
 		{name: "FastLeaseKeepAlive", def: true, stage: "BETA", note: "has no effect: renewals never wait for the log"},
-		{name: "InitialCorruptCheck", stage: "ALPHA", set: func(c *config.Config, on bool) { c.Checks.InitialCorruptCheck = on }},
+		{name: "InitialCorruptCheck", stage: "ALPHA", note: "has no effect: everything stored is authenticated when it is read, and --corrupt-check-time compares the members' hashes"},
 		{name: "LeaseCheckpoint", stage: "ALPHA", note: "has no effect: remaining lease times are always checkpointed"},
 		{name: "LeaseCheckpointPersist", stage: "ALPHA", note: "has no effect: remaining lease times are always checkpointed"},
 		{name: "PriorityRequest", stage: "ALPHA", note: "has no effect: expiry of leases has its own place in every batch"},

@@ -1,6 +1,7 @@
 package etcdflags
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -326,6 +327,9 @@ func (p *parser) settings() []slog.Attr {
 }
 
 func shown(b binding) any {
+	if n, ok := b.(interface{ isNumber() bool }); ok && n.isNumber() {
+		return json.Number(b.String())
+	}
 	switch t := b.target().(type) {
 	case *bool:
 		return *t

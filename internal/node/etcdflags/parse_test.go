@@ -2,6 +2,7 @@ package etcdflags
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"go/ast"
 	goparser "go/parser"
@@ -91,9 +92,12 @@ func checkMessage(t *testing.T, s flagSpec) {
 		t.Errorf("%s has no message", s.name)
 		return
 	}
-	value := map[string]string{"v2-deprecation": "gone", "backend-batch-interval": "1s", "compact-hash-check-time": "1s", "downgrade-check-time": "1s", "logger": "zap", "discovery-fallback": "exit"}[s.name]
+	value := map[string]string{"v2-deprecation": "gone", "logger": "zap", "discovery-fallback": "exit"}[s.name]
 	if value == "" {
 		value = "1"
+		if _, err := time.ParseDuration(s.def); err == nil && strings.HasSuffix(s.def, "s") {
+			value = "1s"
+		}
 	}
 	r, err := (&call{args: []string{"--" + s.name + "=" + value}}).parse()
 	switch s.class {
@@ -129,7 +133,7 @@ func fieldPath(v reflect.Value, p any) []string {
 // fieldsRead lists every name that a selector outside the configuration packages names.
 func fieldsRead(t *testing.T) map[string]bool {
 	t.Helper()
-	read := map[string]bool{"Name": true}
+	read := map[string]bool{}
 	for _, dir := range []string{"..", "../logs"} {
 		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
@@ -151,7 +155,32 @@ func fieldsRead(t *testing.T) map[string]bool {
 			})
 		}
 	}
+	read["Retention"] = read["Keep"] // read by Compaction.Keep
 	return read
+}
+
+// TestGatesAreRead: a gate that sets something sets a field that is read.
+func TestGatesAreRead(t *testing.T) {
+	t.Parallel()
+	read := fieldsRead(t)
+	gates := reflect.TypeFor[config.Gates]()
+	for i := range gates.NumField() {
+		if name := gates.Field(i).Name; !read[name] {
+			t.Errorf("nothing reads Gates.%s", name)
+		}
+	}
+	for _, g := range knownGates() {
+		before, after := config.Etcd(), config.Etcd()
+		switch {
+		case (g.set == nil) == (g.note == ""):
+			t.Errorf("%s: either it sets something or its message says that it does not", g.name)
+		case g.set != nil:
+			g.set(after, !g.def)
+			if before.Gates == after.Gates {
+				t.Errorf("%s sets no gate", g.name)
+			}
+		}
+	}
 }
 
 // TestEveryEtcdFlagIsKnown holds the names of etcd 3.7.3 apart from the table, so that a lost row shows.
@@ -191,8 +220,8 @@ func TestAliasesLeadSomewhere(t *testing.T) {
 		}
 	}
 	r := mustParse(t, "--experimental-watch-progress-notify-interval=5s", "--experimental-initial-corrupt-check")
-	if r.Config.Watch.ProgressInterval != 5*time.Second || !r.Config.Checks.InitialCorruptCheck {
-		t.Errorf("the aliases did not take effect: %+v %+v", r.Config.Watch, r.Config.Checks)
+	if r.Config.Watch.ProgressInterval != 5*time.Second || !r.says("feature gate InitialCorruptCheck has no effect") {
+		t.Errorf("the aliases did not take effect: %+v", r.Config.Watch)
 	}
 	if !r.says("--experimental-watch-progress-notify-interval was removed") {
 		t.Error("no warning")
@@ -201,10 +230,10 @@ func TestAliasesLeadSomewhere(t *testing.T) {
 
 func TestSyntax(t *testing.T) {
 	t.Parallel()
-	r := mustParse(t, "-name", "a", "--pre-vote=false", "--snapshot-catchup-entries", "7", "--heartbeat-interval=10", "--election-timeout=50",
+	r := mustParse(t, "-name", "a", "--strict-reconfig-check=false", "--snapshot-catchup-entries", "7", "--heartbeat-interval=10", "--election-timeout=50",
 		"--listen-client-urls=https://127.0.0.1:1,http://127.0.0.1:2", "--advertise-client-urls=http://127.0.0.1:2", "--cert-file=c", "--key-file=k")
 	c := r.Config
-	if c.Name != "a" || c.Raft.PreVote || c.Raft.CatchUpEntries != 7 || c.Raft.Heartbeat != 10*time.Millisecond || len(c.Listen.Client) != 2 {
+	if c.Name != "a" || c.Raft.StrictReconfig || c.Raft.CatchUpEntries != 7 || c.Raft.Heartbeat != 10*time.Millisecond || len(c.Listen.Client) != 2 {
 		t.Errorf("parsed %+v", c)
 	}
 	if c.Bootstrap.InitialCluster != "a=http://localhost:2380" {
@@ -217,7 +246,7 @@ func TestSyntax(t *testing.T) {
 	for _, a := range r.Settings {
 		dump[a.Key] = a.Value.Any()
 	}
-	if dump["snapshot-catchup-entries"] != uint64(7) || dump["v2-deprecation"] != "write-only" {
+	if dump["snapshot-catchup-entries"] != json.Number("7") || dump["snapshot-count"] != json.Number("10000") || dump["v2-deprecation"] != "write-only" {
 		t.Errorf("settings %v", dump)
 	}
 }
@@ -240,8 +269,6 @@ func TestRefusals(t *testing.T) {
 		{[]string{"--wal-dir=/x"}, "--wal-dir is refused"},
 		{[]string{"--tls-min-version=TLS1.3", "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"}, "cipher suites cannot be configured when only TLS1.3 is enabled"},
 		{[]string{"--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"}, "min version (TLS1.3) is greater than max version (TLS1.2)"},
-		{[]string{"--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"}, "insecure"},
-		{[]string{"--cipher-suites=NOPE"}, `unexpected TLS cipher suite "NOPE"`},
 		{[]string{"--client-cert-auth"}, "--client-cert-auth needs --trusted-ca-file"},
 		{[]string{"--listen-metrics-urls=https://localhost:1"}, "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url"},
 		{[]string{"--auto-compaction-mode=x"}, `unknown auto-compaction-mode "x"`},
@@ -297,9 +324,9 @@ func TestDeprecationLines(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	t.Parallel()
-	c := &call{env: []string{"ETCD_NAME=e", "ETCD_PRE_VOTE=false", "ETCD_NONSENSE=1", "PATH=/bin", "ETCD_UNSUPPORTED_ARCH=arm"}}
+	c := &call{env: []string{"ETCD_NAME=e", "ETCD_STRICT_RECONFIG_CHECK=false", "ETCD_NONSENSE=1", "PATH=/bin", "ETCD_UNSUPPORTED_ARCH=arm"}}
 	r, err := c.parse()
-	if err != nil || r.Config.Name != "e" || r.Config.Raft.PreVote {
+	if err != nil || r.Config.Name != "e" || r.Config.Raft.StrictReconfig {
 		t.Fatalf("%v %+v", err, r.Config)
 	}
 	if !r.says("recognized and used environment variable") || !r.says("unrecognized environment variable") {
@@ -310,8 +337,8 @@ func TestEnvironment(t *testing.T) {
 	if !errors.As(err, &shadowed) || shadowed.Variable != "ETCD_NAME" {
 		t.Errorf("both set: %v", err)
 	}
-	_, err = (&call{env: []string{"ETCD_PRE_VOTE=maybe"}}).parse()
-	if err == nil || !strings.Contains(err.Error(), "ETCD_PRE_VOTE") {
+	_, err = (&call{env: []string{"ETCD_STRICT_RECONFIG_CHECK=maybe"}}).parse()
+	if err == nil || !strings.Contains(err.Error(), "ETCD_STRICT_RECONFIG_CHECK") {
 		t.Errorf("bad value: %v", err)
 	}
 }
@@ -380,7 +407,7 @@ discovery-config:
 		t.Fatal(err)
 	}
 	got := r.Config
-	if got.Name != "filed" || got.DataDir != "filed.etcd" || got.Watch.ProgressInterval != 5*time.Second || !got.Checks.InitialCorruptCheck {
+	if got.Name != "filed" || got.DataDir != "filed.etcd" || got.Watch.ProgressInterval != 5*time.Second {
 		t.Errorf("%+v", got)
 	}
 	if got.TLS.Client.CRLFile != "crl.pem" || len(got.TLS.Client.AllowedCNs) != 2 || !got.TLS.Peer.AutoTLS || len(got.TLS.CipherSuites) != 2 {

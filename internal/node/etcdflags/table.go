@@ -49,7 +49,7 @@ func sections() []string {
 }
 
 func flagBool() *unbound     { return &unbound{bool: true, check: isBool} }
-func flagNumber() *unbound   { return &unbound{check: isNumber} }
+func flagNumber() *unbound   { return &unbound{check: numeric} }
 func flagDuration() *unbound { return &unbound{check: isDuration} }
 
 func flagWords(words ...string) func() *unbound {
@@ -75,10 +75,10 @@ func memberFlags() []flagSpec {
 		{name: "name", section: member, class: honoured, usage: "Human-readable name for this member.", bind: func(c *cfg) binding { return text(&c.Name) }},
 		{name: "data-dir", section: member, class: honoured, usage: "Path to the data directory (default: ${name}.etcd). Everything in it is sealed.", bind: func(c *cfg) binding { return text(&c.DataDir) }},
 		{name: "wal-dir", section: member, class: refused, usage: "Refused: the Raft log lives in DATA-DIR/log.", why: "the Raft log is sealed together with the data directory and lives in DATA-DIR/log; to put it on another device, mount that device there"},
-		{name: "snapshot-count", section: member, class: honoured, usage: "Number of applied entries after which the Raft log is cut.", bind: func(c *cfg) binding { return number(&c.Raft.SnapshotCount) }},
+		{name: "snapshot-count", section: member, class: honoured, usage: "Number of applied entries after which the Raft log is cut (left out: 10000 is shown, and bytes decide).", bind: func(c *cfg) binding { return entries(&c.Raft.SnapshotCount, 10000) }},
 		{name: "heartbeat-interval", section: member, class: honoured, usage: "Time (in milliseconds) of a heartbeat interval.", bind: func(c *cfg) binding { return milliseconds(&c.Raft.Heartbeat) }},
 		{name: "election-timeout", section: member, class: honoured, usage: "Time (in milliseconds) for an election to timeout.", bind: func(c *cfg) binding { return milliseconds(&c.Raft.Election) }},
-		{name: "initial-election-tick-advance", section: member, class: honoured, usage: "Whether to fast-forward initial election ticks on boot for faster election.", bind: func(c *cfg) binding { return boolean(&c.Raft.InitialTickAdvance) }},
+		{name: "initial-election-tick-advance", section: member, class: ignored, def: "true", free: flagBool, usage: "Ignored: a sole member leads at once; the others wait for a leader first.", why: "--initial-election-tick-advance has no effect: a sole member leads at once, and a member of a larger cluster waits for a leader first"},
 		{name: "listen-peer-urls", section: member, class: honoured, usage: "List of URLs to listen on for peer traffic.", bind: func(c *cfg) binding { return urlList(&c.Listen.Peer) }},
 		{name: "listen-client-urls", section: member, class: honoured, usage: "List of URLs to listen on for client grpc traffic, and for http as long as --listen-client-http-urls is not specified.", bind: func(c *cfg) binding { return urlList(&c.Listen.Client) }},
 		{name: "listen-client-http-urls", section: member, class: honoured, usage: "List of URLs to listen on for http only client traffic. Enabling this flag removes http services from --listen-client-urls.", bind: func(c *cfg) binding { return urlList(&c.Listen.HTTP) }},
@@ -98,8 +98,8 @@ func memberFlags() []flagSpec {
 		{name: "socket-reuse-port", section: member, class: honoured, usage: "Enable to set socket option SO_REUSEPORT on listeners allowing rebinding of a port already in use.", bind: func(c *cfg) binding { return boolean(&c.Listen.ReusePort) }},
 		{name: "socket-reuse-address", section: member, class: honoured, usage: "Enable to set socket option SO_REUSEADDR on listeners allowing binding to an address in TIME_WAIT state.", bind: func(c *cfg) binding { return boolean(&c.Listen.ReuseAddress) }},
 		{name: "enable-grpc-gateway", section: member, class: honoured, usage: "Enable the JSON gateway.", bind: func(c *cfg) binding { return boolean(&c.Web.Gateway) }},
-		{name: "raft-read-timeout", section: member, class: honoured, usage: "Read timeout set on each peer connection; at least 5s.", bind: func(c *cfg) binding { return duration(&c.Raft.ReadTimeout) }},
-		{name: "raft-write-timeout", section: member, class: honoured, usage: "Write timeout set on each peer connection; at least 5s.", bind: func(c *cfg) binding { return duration(&c.Raft.WriteTimeout) }},
+		{name: "raft-read-timeout", section: member, class: ignored, def: "5s", free: flagDuration, usage: "Ignored: a peer connection that is silent for 10s is given up.", why: "--raft-read-timeout has no effect: a peer connection that is silent for 10s is given up"},
+		{name: "raft-write-timeout", section: member, class: ignored, def: "5s", free: flagDuration, usage: "Ignored: a peer connection that takes nothing for 10s is given up.", why: "--raft-write-timeout has no effect: a peer connection that takes nothing for 10s is given up"},
 		{name: "feature-gates", section: member, class: honoured, usage: gatesUsage(), bind: func(c *cfg) binding { return &gates{config: c} }},
 	}
 }
@@ -112,7 +112,7 @@ func clusterFlags() []flagSpec {
 		{name: "initial-cluster-token", section: cluster, class: honoured, usage: "Initial cluster token for the cluster during bootstrap; it tells clusters with the same URLs apart.", bind: func(c *cfg) binding { return text(&c.Bootstrap.Token) }},
 		{name: "advertise-client-urls", section: cluster, class: honoured, usage: "List of this member's client URLs to advertise to the public.", bind: func(c *cfg) binding { return urlList(&c.Advertise.Client) }},
 		{name: "strict-reconfig-check", section: cluster, class: honoured, usage: "Reject reconfiguration requests that would cause quorum loss.", bind: func(c *cfg) binding { return boolean(&c.Raft.StrictReconfig) }},
-		{name: "pre-vote", section: cluster, class: honoured, usage: "Enable the Raft Pre-Vote algorithm to prevent disruption when a node that has been partitioned away rejoins the cluster.", bind: func(c *cfg) binding { return boolean(&c.Raft.PreVote) }},
+		{name: "pre-vote", section: cluster, class: ignored, def: "true", free: flagBool, usage: "Ignored: pre-vote is always on.", why: "--pre-vote has no effect: pre-vote and the check of the quorum are always on"},
 		{name: "auto-compaction-retention", section: cluster, class: honoured, usage: "Auto compaction retention length. 0 means disable auto compaction.", bind: func(c *cfg) binding { return text(&c.Compaction.Retention) }},
 		{name: "auto-compaction-mode", section: cluster, class: honoured, usage: "Interpret 'auto-compaction-retention' one of: periodic|revision.", bind: func(c *cfg) binding { return text(&c.Compaction.Mode) }},
 		{name: "v2-deprecation", section: cluster, class: ignored, def: v2Default, free: flagWords(v2Default, "write-only-skip-check", "write-only-drop-data", "gone"), usage: "Ignored: there is no v2 store.", why: "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input."},
