@@ -155,6 +155,9 @@ type node struct {
 	opts   Options
 	cancel context.CancelFunc
 	ended  chan error
+
+	opened        uint64 // number of the state directory that was opened
+	openedApplied uint64
 }
 
 type cluster struct {
@@ -243,6 +246,7 @@ func (n *node) open(s *Store) {
 		n.t.Fatal(err)
 	}
 	n.ledger.flushEvery = 7
+	n.opened, n.openedApplied = s.marker.state, n.ledger.state.Applied
 	n.desk = newDesk()
 	n.ledger.onApply = n.desk.applied
 	n.opts.Machine, n.opts.Source = n.ledger, n.desk

@@ -74,15 +74,15 @@ func TestCrashAtEachStepOfASnapshot(t *testing.T) {
 		if err := c.restart(lag, clone); err != nil {
 			t.Fatalf("crash before %s: %v", steps[i], err)
 		}
-		switch applied := lag.ledger.State().Applied; {
+		switch applied := lag.openedApplied; {
 		case lag.store.FS.(*vfs.MemFS) != clone:
 			t.Fatal("not the clone")
-		case lag.r.store.marker.state == 1 && applied >= before-8:
+		case lag.opened == 1 && applied >= before-8:
 			stages["former"]++
-		case lag.r.store.marker.state == 2 && applied > 20:
+		case lag.opened == 2 && applied > 20:
 			stages["received"]++
 		default:
-			t.Fatalf("crash before %s: state %d at %d", steps[i], lag.r.store.marker.state, applied)
+			t.Fatalf("crash before %s: state %d at %d", steps[i], lag.opened, applied)
 		}
 		c.converge(all...)
 		if err := lag.kill(); err != nil {
