@@ -14,6 +14,7 @@ import (
 	"holdfast.dev/holdfast/internal/authn"
 	"holdfast.dev/holdfast/internal/ca"
 	"holdfast.dev/holdfast/internal/caapi"
+	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/policy"
 	"holdfast.dev/holdfast/internal/state"
 )
@@ -176,7 +177,8 @@ func (n *Node) signingRequest(key crypto.Signer) ([]byte, error) {
 	return x509.CreateCertificateRequest(n.env.Rand, &x509.CertificateRequest{Subject: pkix.Name{CommonName: n.config.Name}}, key)
 }
 
-// askToJoin tries the token's endpoints in turn. A refusal ends it; an endpoint that cannot be reached does not.
+// askToJoin tries the token's endpoints in turn. What may pass (an endpoint out of reach, a cluster that has just lost a
+// member) is tried again for a while; a refusal ends it.
 func (n *Node) askToJoin(ctx context.Context, token ca.Token, r caapi.JoinRequest) (*caapi.JoinAnswer, error) {
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -184,16 +186,32 @@ func (n *Node) askToJoin(ctx context.Context, token ca.Token, r caapi.JoinReques
 			return authn.DialPinned(ctx, n.authnEnv(), address, token.PinsRoot)
 		},
 	}}
-	var errs []error
-	for _, address := range token.Endpoints {
-		answer, err := caapi.Join(ctx, client, address, r)
-		if err == nil {
-			return answer, nil
+	ctx, cancel := context.WithTimeout(ctx, joinPatience)
+	defer cancel()
+	for {
+		var errs []error
+		for _, address := range token.Endpoints {
+			answer, err := caapi.Join(ctx, client, address, r)
+			if err == nil {
+				return answer, nil
+			}
+			errs = append(errs, fmt.Errorf("%s: %w", address, err))
+			var refusal *fault.Error
+			if errors.As(err, &refusal) && refusal.Kind != fault.Unavailable && refusal.Kind != fault.Conflict {
+				return nil, fmt.Errorf("joining the cluster: %w", err)
+			}
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", address, err))
-		if errors.Is(err, caapi.ErrBadToken) || errors.Is(err, caapi.ErrBadRequest) {
-			break
+		err := fmt.Errorf("joining the cluster: %w", errors.Join(errs...))
+		n.log.Info("not admitted yet; trying again", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(joinPause):
 		}
 	}
-	return nil, fmt.Errorf("joining the cluster: %w", errors.Join(errs...))
 }
+
+const (
+	joinPatience = time.Minute
+	joinPause    = time.Second
+)

@@ -221,3 +221,48 @@ func TestAddRemove(t *testing.T) {
 	late.node = nil
 	put(t, cl, "k", "v2")
 }
+
+// TestForceNewCluster goes on with the data of one member when the others are lost for good.
+func TestForceNewCluster(t *testing.T) {
+	t.Parallel()
+	members := etcdCluster(t, 3)
+	startAll(members)
+	put(t, dial(t, members...), "k", "v")
+	for _, m := range members {
+		m.stop()
+	}
+	sole := members[1]
+	sole.config.Bootstrap.ForceNewCluster = true
+	sole.start()
+	cl := dial(t, sole)
+	wantKey(t, cl, "k", "v")
+	put(t, cl, "k", "v2")
+	list, err := cl.MemberList(timeout(t))
+	check(t, err)
+	if len(list.Members) != 1 || list.Members[0].Name != sole.config.Name {
+		t.Errorf("members: %v", list.Members)
+	}
+	sole.stop()
+	sole.config.Bootstrap.ForceNewCluster = false
+	sole.start()
+	wantKey(t, dial(t, sole), "k", "v2")
+}
+
+// TestLaggardGetsSnapshot cuts the log while a member is away.
+func TestLaggardGetsSnapshot(t *testing.T) {
+	t.Parallel()
+	members := etcdCluster(t, 3, func(_ int, c *config.Config) { c.Raft.SnapshotCount, c.Raft.CatchUpEntries = 50, 20 })
+	startAll(members)
+	late := members[2]
+	late.stop()
+	cl := dial(t, members[:2]...)
+	for i := range 1500 {
+		put(t, cl, fmt.Sprintf("k%d", i%100), fmt.Sprint(i))
+	}
+	put(t, cl, "last", "v")
+	late.start()
+	wantKey(t, dial(t, late), "last", "v")
+	if !strings.Contains(late.log.String(), "installed a snapshot") {
+		t.Errorf("it caught up without a snapshot:\n%s", late.log)
+	}
+}

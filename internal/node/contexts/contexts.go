@@ -9,6 +9,8 @@ package contexts
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -79,13 +81,17 @@ func (f File) Get(name string) (Context, error) {
 // Credentials are the PEM texts of a context.
 type Credentials struct{ CA, Cert, Key []byte }
 
-// Save writes c with its credentials and makes it the current context. Its file names are set by Save.
+// Save writes c with its credentials and makes it the current context. Its file names are set by Save: each set of
+// credentials has a directory of its own, so that certificate and key always fit, also for somebody who reads them now.
 func Save(dir string, c Context, p Credentials) error {
 	f, err := Load(dir)
 	if err != nil {
 		return err
 	}
-	base := filepath.Join(dir, "holdfast", "contexts", c.Name)
+	before, _ := f.Get(c.Name) //nolint:errcheck // there may be none yet
+	sum := sha256.Sum256(p.Cert)
+	all := filepath.Join(dir, "holdfast", "contexts", c.Name)
+	base := filepath.Join(all, hex.EncodeToString(sum[:6]))
 	if err := os.MkdirAll(base, 0o700); err != nil {
 		return err
 	}
@@ -98,7 +104,24 @@ func Save(dir string, c Context, p Credentials) error {
 			return err
 		}
 	}
-	return f.put(dir, c)
+	if err := f.put(dir, c); err != nil {
+		return err
+	}
+	return prune(all, base, filepath.Dir(before.CertFile))
+}
+
+// prune removes the sets of credentials other than the newest and the one before, which somebody may be reading.
+func prune(all string, keep ...string) error {
+	entries, err := os.ReadDir(all)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if set := filepath.Join(all, e.Name()); !slices.Contains(keep, set) {
+			err = errors.Join(err, os.RemoveAll(set))
+		}
+	}
+	return err
 }
 
 // Touch updates the endpoints of an existing context.
