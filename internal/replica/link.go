@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,6 +50,7 @@ type link struct {
 	outBytes int
 	closed   bool
 	calls    map[uint64]chan callReply
+	forwards map[uint64]bool // tickets of proposals sent and not answered
 	nextCall uint64
 	busy     int
 }
@@ -65,7 +68,7 @@ type callReply struct {
 }
 
 func (t *transport) newLink(ctx context.Context, conn net.Conn, member uint64, who policy.Principal) *link {
-	l := &link{t: t, conn: conn, member: member, who: who, since: t.r.o.Clock.Now(), notify: make(chan struct{}, 1), calls: map[uint64]chan callReply{}}
+	l := &link{t: t, conn: conn, member: member, who: who, since: t.r.o.Clock.Now(), notify: make(chan struct{}, 1), calls: map[uint64]chan callReply{}, forwards: map[uint64]bool{}}
 	l.ctx, l.cancel = context.WithCancel(ctx)
 	return l
 }
@@ -89,10 +92,17 @@ func (l *link) close() {
 	_ = l.conn.Close() // the link is over either way
 	l.mu.Lock()
 	l.closed = true
-	calls := l.calls
-	l.calls = nil
+	calls, forwards := l.calls, l.forwards
+	l.calls, l.forwards = nil, nil
 	l.out, l.outBytes = nil, 0
 	l.mu.Unlock()
+	if len(forwards) > 0 {
+		l.t.r.box.put(event{do: func() {
+			for _, ticket := range slices.Sorted(maps.Keys(forwards)) {
+				l.t.r.member.Unsure(l.member, ticket)
+			}
+		}})
+	}
 	for _, c := range calls {
 		c <- callReply{err: ErrUnreachable}
 	}
@@ -111,6 +121,9 @@ func (l *link) send(o outgoing) bool {
 	if l.closed || l.outBytes > 0 && l.outBytes+size > linkQueueBytes {
 		l.mu.Unlock()
 		return false
+	}
+	if o.forward != nil {
+		l.forwards[o.forward.Ticket] = true
 	}
 	l.out = append(l.out, o)
 	l.outBytes += size
@@ -280,12 +293,19 @@ func (l *link) dispatch(t frameType, payload []byte) error {
 			return fmt.Errorf("forward: %w", errMalformed)
 		}
 		l.ticket = f.Ticket
-		l.t.r.box.put(event{forward: f, size: len(f.Data) + entryOverhead})
+		l.t.r.box.put(event{forward: f, link: l, size: len(f.Data) + entryOverhead})
 		return nil
 	case frameAnswer:
 		a := &Answer{To: l.member, Ticket: r.uvarint(), Index: r.uvarint(), Term: r.uvarint()}
 		if err := r.end("answer"); err != nil {
 			return err
+		}
+		l.mu.Lock()
+		asked := l.forwards[a.Ticket]
+		delete(l.forwards, a.Ticket)
+		l.mu.Unlock()
+		if !asked {
+			return fmt.Errorf("answer to a proposal that was not forwarded: %w", errMalformed)
 		}
 		l.t.r.box.put(event{answer: a})
 		return nil
@@ -407,7 +427,7 @@ func (l *link) serveCall(r *reader) error {
 		return nil
 	}
 	timeout := min(time.Duration(min(ms, 1<<31))*time.Millisecond, 10*time.Minute)
-	l.served.Go(func() {
+	l.t.workers.Go(func() { // not one of served: a slow handler must not hold up the next link
 		ctx, cancel := context.WithTimeout(context.WithValue(l.ctx, callerKey{}, l.member), timeout)
 		defer cancel()
 		answer, err := h(ctx, l.who, payload)

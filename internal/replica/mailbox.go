@@ -6,10 +6,11 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 )
 
-// event is one thing that the loop must handle. Exactly one field besides size is set.
+// event is one thing that the loop must handle. Exactly one field besides link and size is set.
 type event struct {
 	message   *pb.Message // of another member
 	forward   *Forward    // of another member: To is the sender
+	link      *link       // that forward came on; its answer goes there
 	answer    *Answer     // of the leader: To is the sender
 	appended  *pb.Message
 	installed *installed

@@ -150,7 +150,7 @@ func (m *Member) Tick() {
 			m.Campaign()
 		}
 	}
-	m.reads.retry(m.ticks - m.cfg.ElectionTicks/2)
+	m.reads.retry(m.ticks - max(m.cfg.ElectionTicks/4, 2))
 }
 
 // Campaign starts an election now, if this member is a voter that may.
@@ -275,10 +275,10 @@ func confKind(k ChangeKind) (pb.ConfChangeType, bool) {
 }
 
 // Unreachable says that messages to a peer may have been lost.
-func (m *Member) Unreachable(id uint64) {
-	m.rn.ReportUnreachable(id)
-	m.props.unsure(id, &m.out)
-}
+func (m *Member) Unreachable(id uint64) { m.rn.ReportUnreachable(id) }
+
+// hasWork reports whether Take would return something.
+func (m *Member) hasWork() bool { return m.rn.HasReady() }
 
 // SnapshotSent says how sending a snapshot ended.
 func (m *Member) SnapshotSent(id uint64, ok bool) {

@@ -82,6 +82,11 @@ func (m *Member) Answered(from, ticket, index, term uint64) {
 	}
 }
 
+// Unsure says that the answer to a Forward will not come any more: the connection broke.
+func (m *Member) Unsure(to, ticket uint64) {
+	m.props.give(&m.out, func(x forwarded) bool { return x == forwarded{to, ticket} })
+}
+
 // sinceReady returns how many proposals raft has accepted that Ready has not shown.
 func (p *proposals) sinceReady() int { return len(p.unplaced) }
 
@@ -149,11 +154,6 @@ func (p *proposals) leaderChanged(lead uint64, out *Effects) {
 		return
 	}
 	p.give(out, func(x forwarded) bool { return x.to != lead })
-}
-
-// unsure gives up what was on its way to a member that went out of reach.
-func (p *proposals) unsure(id uint64, out *Effects) {
-	p.give(out, func(x forwarded) bool { return x.to == id })
 }
 
 func (p *proposals) give(out *Effects, match func(forwarded) bool) {

@@ -45,7 +45,8 @@ type Replica struct {
 	tickets    uint64
 	held       map[uint64][]byte // batches whose fate is open, by ticket
 	heldBytes  int
-	appending  int // appends handed to the appender and not taken back
+	origins    map[forwarded]*link // where the proposals of others came from, until they are answered
+	appending  int                 // appends handed to the appender and not taken back
 	applying   int
 	staged     *received // a received snapshot that raft is being told of
 	groups     map[uint64][]*readWaiter
@@ -88,7 +89,7 @@ func New(s *Store, o Options) (*Replica, error) {
 		o: o, store: s, log: s.log, logger: orDiscard(o.Logger), rand: rand.New(o.Rand),
 		box: newMailbox(), appends: newQueue[appendWork](), applies: newQueue[applyWork](),
 		stop: make(chan struct{}), done: make(chan struct{}),
-		held: map[uint64][]byte{}, groups: map[uint64][]*readWaiter{}, confs: map[confID]*confWaiter{},
+		held: map[uint64][]byte{}, origins: map[forwarded]*link{}, groups: map[uint64][]*readWaiter{}, confs: map[confID]*confWaiter{},
 		members: state.Members, lostSince: o.Clock.Now(),
 	}
 	r.run = r.rand.Uint64()
@@ -200,27 +201,31 @@ func (r *Replica) loop() (err error) {
 			}
 		}
 		r.takeReaders()
-		if err := r.advance(); err != nil {
-			return err
-		}
 		if ticked {
 			r.everyTick()
+		}
+		if err := r.advance(); err != nil {
+			return err
 		}
 	}
 }
 
+// inlineRounds is how often advance may append and apply before the loop looks at the clock and at its mailbox again.
+const inlineRounds = 32
+
 // advance carries out effects and pulls proposals until there is nothing left to do without a new event.
 func (r *Replica) advance() error {
-	for {
-		pulled := r.pull()
-		more, err := r.carryOut(pulled)
+	for range inlineRounds {
+		more, err := r.carryOut(r.pull())
 		if err != nil {
 			return err
 		}
-		if !more {
+		if !more && !r.member.hasWork() {
 			return nil
 		}
 	}
+	r.box.wake()
+	return nil
 }
 
 func (r *Replica) handle(e *event) error {
@@ -234,6 +239,7 @@ func (r *Replica) handle(e *event) error {
 		r.applying--
 		return r.takeApplied(e.applied)
 	case e.forward != nil:
+		r.origins[forwarded{e.forward.To, e.forward.Ticket}] = e.link
 		ok := r.member.Forwarded(e.forward.To, e.forward.Ticket, e.forward.Data)
 		r.count(func(c *Counters) {
 			if ok {
@@ -320,7 +326,11 @@ func (r *Replica) carryOut(pulled int) (more bool, err error) {
 		r.readsDone(d)
 	}
 	for _, a := range out.Answers {
-		r.peers.answer(a)
+		key := forwarded{a.To, a.Ticket}
+		if l := r.origins[key]; l != nil {
+			l.must(answerFrame(a)) // if it cannot be told, the link breaks, and the proposer gives up by itself
+		}
+		delete(r.origins, key)
 	}
 	for _, f := range out.Forwards {
 		if !r.peers.forward(f) {

@@ -312,6 +312,10 @@ func (s *sim) step() {
 		x.cut = !x.cut
 	case k < 975:
 		x.m.Unreachable(s.members[s.rng.IntN(len(s.members))].id)
+		if f := x.m.props.forwarded; len(f) > 0 {
+			f := f[s.rng.IntN(len(f))]
+			x.m.Unsure(f.to, f.ticket)
+		}
 		s.collect(x)
 	case k < 977:
 		if !s.members[0].cut {

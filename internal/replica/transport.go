@@ -331,18 +331,11 @@ func (t *transport) unreachable(id uint64) {
 	t.r.box.put(event{do: func() { t.r.member.Unreachable(id) }})
 }
 
-// forward sends a proposal to the leader. It reports false if it did not leave. When a link to the leader breaks, what
-// was not answered is given up: see Member.Unreachable.
+// forward sends a proposal to the leader. It reports false if it did not leave. When the link breaks before an answer has
+// come, the proposal is given up: see Member.Unsure.
 func (t *transport) forward(f Forward) bool {
 	l := t.link(f.To)
 	return l != nil && l.send(outgoing{forward: &f})
-}
-
-// answer tells a member what became of its proposal. If it cannot be told, its link is broken, and it gives up by itself.
-func (t *transport) answer(a Answer) {
-	if l := t.link(a.To); l != nil {
-		l.must(answerFrame(a))
-	}
 }
 
 func (t *transport) status(member Peer) PeerStatus {
