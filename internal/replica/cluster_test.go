@@ -166,6 +166,8 @@ type cluster struct {
 	nodes map[uint64]*node
 	ctx   context.Context
 	tune  func(*node)
+
+	opened func(*Store) // on restart
 }
 
 const testCluster = 0xc1
@@ -289,9 +291,19 @@ func (c *cluster) restart(n *node, fs *vfs.MemFS) error {
 	if err != nil {
 		return err
 	}
+	if c.opened != nil {
+		c.opened(s)
+	}
 	n.open(s)
 	n.start()
 	return nil
+}
+
+func (c *cluster) restartClean(n *node) error {
+	if err := n.kill(); err != nil {
+		return err
+	}
+	return c.restart(n, n.fs)
 }
 
 // eventually waits for f. It polls: the members have no common event to wait for.

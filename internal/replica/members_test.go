@@ -357,3 +357,79 @@ func TestLaggardGetsASnapshot(t *testing.T) {
 	c.put(c.nodes[3], "again")
 	c.converge(all...)
 }
+
+func TestForce(t *testing.T) {
+	c := newCluster(t, 3)
+	lead := c.leader(1, 2, 3)
+	for i := range 20 {
+		c.put(lead, fmt.Sprint("a", i))
+	}
+	c.converge(1, 2, 3)
+	for id := uint64(1); id <= 3; id++ {
+		if err := c.nodes[id].kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.opened = func(s *Store) {
+		changes := []Change{ledgerChange(Remove, Peer{ID: 2}), ledgerChange(Remove, Peer{ID: 3})}
+		if err := s.Force(changes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := c.nodes[1]
+	if err := c.restart(n, n.fs); err != nil {
+		t.Fatal(err)
+	}
+	c.leader(1)
+	c.put(n, "alone")
+	if got := n.ledger.list(); len(got) != 21 {
+		t.Errorf("%d batches, want 21", len(got))
+	}
+	if s := n.ledger.State(); len(s.Members) != 1 || s.Members[0].ID != 1 {
+		t.Errorf("members %v", s.Members)
+	}
+	entries := 0
+	if err := n.kill(); err != nil {
+		t.Fatal(err)
+	}
+	c.opened = func(s *Store) {
+		if err := s.Each(func(e Entry, committed bool) error {
+			if !committed {
+				t.Errorf("entry %d is not committed", e.Index)
+			}
+			if len(e.Data) > 0 || e.Conf != nil {
+				entries++
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := c.restart(n, n.fs); err != nil {
+		t.Fatal(err)
+	}
+	if entries < 23 {
+		t.Errorf("Each showed %d batches and changes, want at least 23", entries)
+	}
+}
+
+func TestEntryLimits(t *testing.T) {
+	c := emptyCluster(t)
+	c.tune = func(n *node) { n.store.KeepEntries, n.store.FlushEntries = 20, 10 }
+	c.create(1, []Peer{{ID: 1, URLs: []string{urlOf(1)}}}, []uint64{1}).start()
+	n := c.leader(1)
+	for i := range 200 {
+		c.put(n, fmt.Sprint("a", i))
+	}
+	c.eventually("a short log", func() bool {
+		s := n.r.Status()
+		return s.Last-s.First <= 60 && s.Applied > 200
+	})
+	if err := c.restartClean(n); err != nil {
+		t.Fatal(err)
+	}
+	c.leader(1)
+	if got := len(n.ledger.list()); got != 200 {
+		t.Errorf("%d batches after a restart", got)
+	}
+}
