@@ -147,8 +147,8 @@ Over mutual TLS: put greeting (revision %d), read it back: %q
 
 Connect from another terminal:
 
-  XDG_CONFIG_HOME=%s holdfast ctl get greeting
-  XDG_CONFIG_HOME=%s holdfast status
+  XDG_CONFIG_HOME=%s %s ctl get greeting
+  XDG_CONFIG_HOME=%s %s status
   etcdctl --endpoints %s \
     --cacert %s \
     --cert %s \
@@ -156,6 +156,6 @@ Connect from another terminal:
 
 Everything is gone when you press Ctrl-C.
 
-`, put.Header.Revision, got.Kvs[0].Value, userDir, userDir, strings.Join(c.Endpoints, ","), c.CAFile, c.CertFile, c.KeyFile)
+`, put.Header.Revision, got.Kvs[0].Value, userDir, os.Args[0], userDir, os.Args[0], strings.Join(c.Endpoints, ","), c.CAFile, c.CertFile, c.KeyFile)
 	return nil
 }
