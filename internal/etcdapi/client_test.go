@@ -185,12 +185,21 @@ func TestRangeStream(t *testing.T) {
 	if len(keys) != 50 || keys[0] != "k00" || keys[49] != "k49" || chunks < 3 {
 		t.Errorf("%d keys in %d chunks", len(keys), chunks)
 	}
-	for _, r := range []*pb.RangeRequest{{Key: []byte("k"), SortTarget: pb.RangeRequest_MOD}, {Key: []byte("k"), MinModRevision: 1}} {
+	for _, r := range []*pb.RangeRequest{
+		{Key: []byte("k"), SortTarget: pb.RangeRequest_MOD, SortOrder: pb.RangeRequest_ASCEND},
+		{Key: []byte("k"), SortOrder: pb.RangeRequest_DESCEND},
+		{Key: []byte("k"), MinModRevision: 1},
+	} {
 		stream, err := kv.RangeStream(ctx, r)
 		must(t, err)
 		if _, err := stream.Recv(); status.Code(err) != codes.Unimplemented {
 			t.Errorf("%v: %v", r, err)
 		}
+	}
+	stream, err = kv.RangeStream(ctx, &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), SortTarget: pb.RangeRequest_CREATE})
+	must(t, err)
+	if resp, err := stream.Recv(); err != nil || string(resp.RangeResponse.Kvs[0].Key) != "k00" {
+		t.Errorf("a target without an order: %v, %v", resp, err)
 	}
 }
 

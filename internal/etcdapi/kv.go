@@ -75,6 +75,9 @@ func (a *API) rangeStream(ss grpc.ServerStream) error {
 	if err := c.checkStream(); err != nil {
 		return err
 	}
+	if c.sortOrder == int32(pb.RangeRequest_NONE) {
+		c.sortTarget = int32(pb.RangeRequest_KEY) // unlike a Range, a stream takes a target without an order for none
+	}
 	ctx := ss.Context()
 	who, err := a.identify(ctx)
 	if err != nil {

@@ -68,7 +68,7 @@ func (r *rangeRequest) checkStream() error {
 		return err
 	}
 	target, order := pb.RangeRequest_SortTarget(r.sortTarget), pb.RangeRequest_SortOrder(r.sortOrder)
-	if target != pb.RangeRequest_KEY || order == pb.RangeRequest_DESCEND {
+	if order != pb.RangeRequest_NONE && (target != pb.RangeRequest_KEY || order != pb.RangeRequest_ASCEND) {
 		return status.Error(codes.Unimplemented, "RangeStream does not support custom sort orders")
 	}
 	if r.minModRev != 0 || r.maxModRev != 0 || r.minCreate != 0 || r.maxCreate != 0 {
