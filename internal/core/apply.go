@@ -51,7 +51,11 @@ func (c *Core) Apply(entries []replica.Entry) ([]replica.Decision, error) {
 
 // affect acts upon what the machine decided, before those who asked for it are answered.
 func (c *Core) affect(machine *state.Machine, e *state.Effects) {
-	c.lessor.affect(e.Leases, c.clock())
+	if len(e.Leases) > 0 {
+		now := c.clock()
+		c.observe(now) // a lease granted right after the election must not look like one that the election interrupted
+		c.lessor.affect(e.Leases, now)
+	}
 	if e.AuthRevision != 0 || e.AuthEnabled != nil {
 		c.tokens.review(machine.Auth())
 		c.rightsMoved()

@@ -199,7 +199,7 @@ func (c *Core) AuthStatus(ctx context.Context, who policy.Principal) (enabled bo
 
 // AuthChange changes the user store. Passwords go through UserAdd and ChangePassword.
 func (c *Core) AuthChange(ctx context.Context, who policy.Principal, r *state.AuthChange) error {
-	if err := c.commitAudit(who, requestName(r), subjectOf(r)); err != nil {
+	if err := c.recordControl(who, r, subjectOf(r)); err != nil {
 		return err
 	}
 	_, err := c.propose(ctx, who, r)

@@ -12,6 +12,7 @@ import (
 	"holdfast.dev/holdfast/internal/audit"
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/policy"
+	"holdfast.dev/holdfast/internal/replica"
 	"holdfast.dev/holdfast/internal/state"
 	"holdfast.dev/holdfast/internal/storage"
 )
@@ -118,6 +119,7 @@ type Core struct {
 	system  policy.Principal
 
 	current    atomic.Pointer[generation]
+	seen       atomic.Pointer[replica.Status] // the log's at the last tick: good enough for what every request asks
 	replog     Log
 	peers      Peers
 	hubs       [mvcc.SpaceSystem + 1]*hub
@@ -188,6 +190,7 @@ func New(o Options) (*Core, error) {
 // Attach gives the core its log. It must be called once, before anything else and before the log runs.
 func (c *Core) Attach(log Log, peers Peers) {
 	c.replog, c.peers = log, peers
+	c.observe(c.clock())
 	peers.Handle(methodLease, c.serveLease)
 	peers.Handle(methodToken, c.serveToken)
 	peers.Handle(methodPromote, c.servePromote)
@@ -224,7 +227,7 @@ func (c *Core) Release() *state.Machine {
 func (c *Core) Header(space mvcc.SpaceID) Header {
 	g := c.acquire()
 	defer g.release()
-	return Header{Cluster: g.machine.ClusterID(), Member: c.member, Term: c.replog.Status().Term, Revision: g.machine.Space(space).Revision()}
+	return Header{Cluster: g.machine.ClusterID(), Member: c.member, Term: c.seen.Load().Term, Revision: g.machine.Space(space).Revision()}
 }
 
 // checkRunning returns ErrStopped once Close has been called, and the context's error if it has ended.

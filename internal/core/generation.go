@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 
@@ -14,10 +15,14 @@ type generation struct {
 	refs    atomic.Int64 // readers, and one for being current
 	once    sync.Once
 	drained chan struct{}
+
+	current context.Context // ends when it is not the present one any more
+	end     context.CancelFunc
 }
 
 func newGeneration(m *state.Machine) *generation {
 	g := &generation{machine: m, drained: make(chan struct{})}
+	g.current, g.end = context.WithCancel(context.Background())
 	g.refs.Store(1)
 	return g
 }
@@ -33,7 +38,7 @@ func (c *Core) acquire() *generation {
 			}
 		}
 		if g == c.current.Load() {
-			// Retired without a successor: the core is being closed, and its rows can still be read.
+			// Retired without a successor: Release was called, and whoever comes after it must not use the rows.
 			g.refs.Add(1)
 			return g
 		}
@@ -47,4 +52,7 @@ func (g *generation) release() {
 }
 
 // retire gives up the reference for being current.
-func (g *generation) retire() { g.release() }
+func (g *generation) retire() {
+	g.end()
+	g.release()
+}

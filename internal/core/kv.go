@@ -37,7 +37,7 @@ func (c *Core) Txn(ctx context.Context, who policy.Principal, r *state.Txn, seri
 // Compact makes revisions below r.Revision unreadable and returns the space's revision. With physical it returns when the
 // rows are gone.
 func (c *Core) Compact(ctx context.Context, who policy.Principal, r *state.Compact, physical bool) (int64, error) {
-	if err := c.commitAudit(who, "compact", ""); err != nil {
+	if err := c.recordControl(who, r, ""); err != nil {
 		return 0, err
 	}
 	res, err := call[*state.CompactResult](c, ctx, who, r)
@@ -115,38 +115,58 @@ func (c *Core) proposeOnce(ctx context.Context, who policy.Principal, r state.Re
 
 // checkProposal spares the log what the machine would refuse: it authorizes, validates and costs, in that order.
 func (c *Core) checkProposal(ctx context.Context, who policy.Principal, r state.Request) error {
-	if c.replog.Status().Learner && who.Kind() != policy.System {
+	if c.seen.Load().Learner && who.Kind() != policy.System {
 		return ErrLearner
 	}
-	g := c.acquire()
-	defer g.release()
-	if err := g.machine.Authorize(who, r); err != nil {
+	if err := c.checkRights(who, r); err != nil {
 		return err
 	}
 	if err := state.Validate(r); err != nil {
 		return err
 	}
-	if int64(state.Size(r)) > c.limits.RequestBytes && who.Kind() != policy.System {
+	if who.Kind() == policy.System {
+		return nil
+	}
+	if int64(state.Size(r)) > c.limits.RequestBytes {
 		return ErrTooLarge
 	}
-	if cost := state.Cost(r); cost > 0 && who.Kind() != policy.System {
-		return c.checkQuota(ctx, g.machine, r, cost)
+	if cost := state.Cost(r); cost > 0 {
+		return c.checkQuota(ctx, r, cost)
 	}
 	return nil
 }
 
+// checkRights asks the choke point early.
+func (c *Core) checkRights(who policy.Principal, r state.Request) error {
+	g := c.acquire()
+	defer g.release()
+	return g.machine.Authorize(who, r)
+}
+
+// recordControl is for requests of control: rights first, so that nobody else can make the record grow, then the record.
+func (c *Core) recordControl(who policy.Principal, r state.Request, subject string) error {
+	if err := c.checkRights(c.refresh(who), r); err != nil {
+		c.refused(who, requestName(r), err)
+		return err
+	}
+	return c.commitAudit(who, requestName(r), subject)
+}
+
 // checkQuota refuses what would make SpaceEtcd larger than it may be, and raises the alarm that makes every member refuse.
-func (c *Core) checkQuota(ctx context.Context, m *state.Machine, r state.Request, cost int64) error {
+func (c *Core) checkQuota(ctx context.Context, r state.Request, cost int64) error {
 	if spaceOf(r) != mvcc.SpaceEtcd || c.limits.QuotaBytes < 0 {
 		return nil
 	}
-	if m.HasAlarm(state.AlarmNoSpace) {
+	g := c.acquire()
+	alarmed, size := g.machine.HasAlarm(state.AlarmNoSpace), g.machine.Space(mvcc.SpaceEtcd).Bytes()
+	g.release()
+	if alarmed {
 		return state.ErrNoSpace
 	}
-	if m.Space(mvcc.SpaceEtcd).Bytes()+cost <= c.limits.QuotaBytes {
+	if size+cost <= c.limits.QuotaBytes {
 		return nil
 	}
-	c.log.Warn("the quota is used up", "bytes", m.Space(mvcc.SpaceEtcd).Bytes(), "quota", c.limits.QuotaBytes)
+	c.log.Warn("the quota is used up", "bytes", size, "quota", c.limits.QuotaBytes)
 	alarm := &state.AlarmChange{Alarm: state.Alarm{Member: c.member, Kind: state.AlarmNoSpace}, Raise: true}
 	if _, err := c.propose(ctx, c.system, alarm); err != nil {
 		c.log.Warn("the alarm for a full space could not be raised", "error", err)

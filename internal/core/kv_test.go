@@ -471,6 +471,7 @@ func TestLearner(t *testing.T) {
 	m := start(t, nil)
 	m.put("a", "1")
 	m.loop.set(func() { m.loop.status.Learner = true })
+	m.pass(1)
 	_, err := m.Put(m.ctx, m.anon, &state.Put{Space: mvcc.SpaceEtcd, Key: []byte("a")})
 	want(t, err, ErrLearner)
 	_, err = m.Range(m.ctx, m.anon, query("a"))

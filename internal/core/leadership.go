@@ -69,6 +69,7 @@ func (c *Core) LeaderLost() <-chan struct{} {
 // observe looks who leads and starts or stops what only a leader does.
 func (c *Core) observe(now time.Time) replica.Status {
 	s := c.replog.Status()
+	c.seen.Store(&s)
 	c.lessor.follow(s.Self, s.Term, now)
 	return s
 }

@@ -71,14 +71,15 @@ func (c *Core) LeaseRenew(ctx context.Context, who policy.Principal, id int64) (
 	if err := c.control(who, policy.LeaseRenew, ""); err != nil {
 		return 0, err
 	}
-	if c.replog.Status().Learner {
+	if err := c.checkRunning(ctx); err != nil {
+		return 0, err
+	}
+	if c.seen.Load().Learner {
 		return 0, ErrLearner
 	}
 	// The common case, without a payload.
-	if c.observe(c.clock()).Self {
-		if ttl, leads, err := c.lessor.renew(id, c.clock(), c.leaseRow); leads || err != nil {
-			return ttl, err
-		}
+	if ttl, leads, err := c.lessor.renew(id, c.clock(), c.leaseRow); leads || err != nil {
+		return ttl, err
 	}
 	answer, err := c.onLeader(ctx, methodLease, encodeLeaseCall(leaseCallRenew, id, who), func() ([]byte, error) { return c.renewHere(id) })
 	if err != nil {

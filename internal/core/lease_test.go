@@ -128,6 +128,25 @@ func TestLeaseEndsOnlyOnTheLeader(t *testing.T) {
 	}
 }
 
+// TestLeaseGrantedRightAfterTheElection: the first tick as a leader comes after the grant, and must not extend the lease as
+// those are that the election interrupted.
+func TestLeaseGrantedRightAfterTheElection(t *testing.T) {
+	t.Parallel()
+	m := start(t, nil)
+	m.lead(2, 2)
+	m.loop.set(func() { m.loop.status.Leader, m.loop.status.Term, m.loop.status.Self = m.member, 3, true }) // without a tick
+	m.grant(7, 10)
+	m.Tick(m.time.Now())
+	if left := m.ttl(7); left > 10 {
+		t.Fatalf("a lease of 10 s has %d s left", left)
+	}
+	m.pass(10 * time.Second)
+	m.Tick(m.time.Now())
+	if left := m.ttl(7); left != -1 {
+		t.Fatalf("it has ended, but %d s are left", left)
+	}
+}
+
 func TestLeasesAreLoadedInPages(t *testing.T) {
 	t.Parallel()
 	m := start(t, nil)

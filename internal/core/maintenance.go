@@ -73,7 +73,7 @@ func (c *Core) Alarms(ctx context.Context, who policy.Principal, filter state.Al
 
 // ChangeAlarm raises or lowers an alarm and returns those it changed.
 func (c *Core) ChangeAlarm(ctx context.Context, who policy.Principal, r state.AlarmChange) ([]state.Alarm, error) {
-	if err := c.commitAudit(who, requestName(&r), fmt.Sprintf("%s member %x", alarmName(r.Kind), r.Member)); err != nil {
+	if err := c.recordControl(who, &r, fmt.Sprintf("%s member %x", alarmName(r.Kind), r.Member)); err != nil {
 		return nil, err
 	}
 	res, err := call[*state.AlarmResult](c, ctx, who, &r)
@@ -99,13 +99,27 @@ func (c *Core) Defragment(ctx context.Context, who policy.Principal) error {
 			return err
 		}
 	}
+	for {
+		retired, err := c.rewrite(ctx)
+		if !retired || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// rewrite compacts the present machine's tables. If the machine is replaced meanwhile it ends early, because the new one
+// waits for it.
+func (c *Core) rewrite(ctx context.Context) (retired bool, err error) {
 	g := c.acquire()
 	defer g.release()
-	e := g.machine.Engine()
-	if err := e.Flush(); err != nil {
-		return err
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.current, cancel)()
+	if err := g.machine.Engine().Flush(); err != nil {
+		return false, err
 	}
-	return e.Compact(ctx, storage.Span{Start: []byte{0}})
+	err = g.machine.Engine().Compact(ctx, storage.Span{Start: []byte{0}})
+	return g.current.Err() != nil, err
 }
 
 // sweepAll removes everything that compactions have made unreachable in a space.
@@ -148,7 +162,7 @@ func (c *Core) hashSpace(space mvcc.SpaceID, rev int64) (HashResult, error) {
 	if rev <= 0 {
 		rev = current
 	}
-	head := Header{Cluster: g.machine.ClusterID(), Member: c.member, Term: c.replog.Status().Term, Revision: current}
+	head := Header{Cluster: g.machine.ClusterID(), Member: c.member, Term: c.seen.Load().Term, Revision: current}
 	return HashResult{Header: head, Hash: hash, HashRevision: rev, CompactRevision: compacted}, nil
 }
 
@@ -166,7 +180,7 @@ func (c *Core) Hash(ctx context.Context, who policy.Principal) (HashResult, erro
 	if err != nil {
 		return HashResult{}, err
 	}
-	head := Header{Cluster: g.machine.ClusterID(), Member: c.member, Term: c.replog.Status().Term, Revision: g.machine.Space(mvcc.SpaceEtcd).Revision()}
+	head := Header{Cluster: g.machine.ClusterID(), Member: c.member, Term: c.seen.Load().Term, Revision: g.machine.Space(mvcc.SpaceEtcd).Revision()}
 	return HashResult{Header: head, Hash: binary.BigEndian.Uint32(sum[:]), HashRevision: head.Revision}, nil
 }
 

@@ -204,9 +204,8 @@ func (p *proposals) encode(seq uint64, waiters []*waiter) ([]byte, error) {
 	for _, w := range waiters {
 		calls = append(calls, w.call)
 	}
-	name := p.name
-	name.Seq = seq
-	data, err := state.EncodeBatch(name, calls)
+	// Member and Boot never change; Seq does, under the lock.
+	data, err := state.EncodeBatch(state.Proposal{Member: p.name.Member, Boot: p.name.Boot, Seq: seq}, calls)
 	clear(calls)
 	p.calls = calls[:0]
 	return data, err

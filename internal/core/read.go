@@ -16,24 +16,36 @@ func (c *Core) Range(ctx context.Context, who policy.Principal, r RangeRequest) 
 	if err := c.checkRead(ctx, r.Serializable); err != nil {
 		return mvcc.Page{}, err
 	}
-	var page mvcc.Page
-	err := c.read(who, func(m *state.Machine, who policy.Principal) error {
-		if err := m.AuthorizeRead(who, r.Space, r.Query.Span); err != nil {
-			return err
+	// As read does, without a function: a read of one key allocates nothing here.
+	for attempt := 1; ; attempt++ {
+		g := c.acquire()
+		before := g.machine.Auth()
+		page, err := readPage(g.machine, who, &r)
+		moved := g.machine.Auth() != before
+		g.release()
+		if moved || err != nil {
+			var again bool
+			if who, again, err = c.judgeAgain(who, moved, attempt, err); again {
+				continue
+			}
 		}
-		if err := state.ValidateQuery(r.Query); err != nil {
-			return err
+		if err != nil {
+			c.refused(who, "range", err)
+			return mvcc.Page{}, err
 		}
-		var err error
-		page, err = m.Space(r.Space).Read(m.Engine(), r.Query)
-		return err
-	})
-	if err != nil {
-		c.refused(who, "range", err)
+		c.noteRead(who, r.Space, r.Query.Span)
+		return page, nil
+	}
+}
+
+func readPage(m *state.Machine, who policy.Principal, r *RangeRequest) (mvcc.Page, error) {
+	if err := m.AuthorizeRead(who, r.Space, r.Query.Span); err != nil {
 		return mvcc.Page{}, err
 	}
-	c.noteRead(who, r.Space, r.Query.Span)
-	return page, nil
+	if err := state.ValidateQuery(r.Query); err != nil {
+		return mvcc.Page{}, err
+	}
+	return m.Space(r.Space).Read(m.Engine(), r.Query)
 }
 
 // checkRead waits until a read may be answered by this member.
@@ -44,7 +56,7 @@ func (c *Core) checkRead(ctx context.Context, serializable bool) error {
 	if serializable {
 		return nil
 	}
-	if c.replog.Status().Learner {
+	if c.seen.Load().Learner {
 		return ErrLearner
 	}
 	return c.linearize(ctx)
@@ -58,21 +70,29 @@ func (c *Core) read(who policy.Principal, f func(m *state.Machine, who policy.Pr
 		err := f(g.machine, who)
 		moved := g.machine.Auth() != before
 		g.release()
-		switch {
-		case moved && attempt < attempts:
-			who = c.refresh(who)
-		case moved:
-			return state.ErrAuthOldRevision
-		case errors.Is(err, state.ErrAuthOldRevision) && attempt < attempts:
-			fresh := c.refresh(who)
-			if fresh == who {
-				return err
-			}
-			who = fresh
-		default:
+		if !moved && err == nil {
+			return nil
+		}
+		var again bool
+		if who, again, err = c.judgeAgain(who, moved, attempt, err); !again {
 			return err
 		}
 	}
+}
+
+// judgeAgain decides whether a read is to be done again, and as whom, after the user store has moved or was found to have.
+func (c *Core) judgeAgain(who policy.Principal, moved bool, attempt int, err error) (policy.Principal, bool, error) {
+	switch {
+	case moved && attempt < attempts:
+		return c.refresh(who), true, nil
+	case moved:
+		return who, false, state.ErrAuthOldRevision
+	case errors.Is(err, state.ErrAuthOldRevision) && attempt < attempts:
+		if fresh := c.refresh(who); fresh != who {
+			return fresh, true, nil
+		}
+	}
+	return who, false, err
 }
 
 // readTxn answers a transaction that only reads, all of it at one revision.

@@ -179,9 +179,9 @@ var errTokenUnknown = errors.New("token is not known")
 
 // askForToken asks the member that gave a token whom it stands for.
 func (c *Core) askForToken(token string) (string, *state.AuthView, error) {
-	_, home, ok := strings.Cut(token, ".")
+	letters, home, ok := strings.Cut(token, ".")
 	member, err := strconv.ParseUint(home, 16, 64)
-	if !ok || err != nil || len(token) > tokenLetters+17 || member == c.member {
+	if !ok || err != nil || len(letters) != tokenLetters || len(home) > 16 || member == c.member {
 		return "", nil, errTokenUnknown
 	}
 	g := c.acquire()
