@@ -8,10 +8,11 @@ type layer struct {
 
 // house is the import table. A package that is not in it does not exist: add it with its reason.
 var house = map[string]layer{
-	"cmd/holdfast":                 {[]string{"node", "node/config", "node/etcdflags", "node/logs", "caapi", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
-	"internal/node":                {[]string{"node/config", "etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
+	"cmd/holdfast":                 {[]string{"node", "node/config", "node/etcdflags", "node/logs", "node/contexts", "caapi", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
+	"internal/node":                {[]string{"node/config", "node/contexts", "etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
 	"internal/node/config":         {nil, "the one strict configuration; a leaf, so that flags, logs and the composition root agree on it"},
 	"internal/node/etcdflags":      {[]string{"node/config"}, "etcd's flags, variables and file, translated into that configuration"},
+	"internal/node/contexts":       {nil, "client contexts of one user; a leaf, so that node writes and the binary reads them"},
 	"internal/node/logs":           {[]string{"node/config"}, "log formats and outputs"},
 	"internal/etcdapi":             {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault"}, "an edge: translates to core; state, mvcc and storage only for the types of core's calls"},
 	"internal/caapi":               {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault", "ca"}, "an edge: translates to core"},
@@ -91,15 +92,16 @@ var manyExports = map[string]struct {
 	max    int
 	reason string
 }{
-	"internal/state":   {165, "the vocabulary of the log: requests, results, effects and their enumerated values count one by one, and so do etcd's forty reasons for a refusal"},
-	"internal/policy":  {60, "the actions, classes, kinds and roles that rights are about count one by one"},
-	"internal/mvcc":    {60, "the vocabulary of queries and events: enumerations count one by one"},
-	"internal/core":    {60, "one request or answer type for some calls, all calls being methods of Core"},
-	"internal/fault":   {30, "the kinds"},
-	"internal/ca":      {45, "a profile and a refusal counts one by one"},
-	"internal/authn":   {45, "one type for each thing that node wires (identity, gate, socket, registry) with its options; sides and routes count one by one"},
-	"internal/seal":    {38, "six faults and five key providers, each one constructor, beside the keyring, the two formats and the file system"},
-	"internal/replica": {50, "faults count one by one, and the step machine and its effects stand beside the driver"},
+	"internal/state":       {165, "the vocabulary of the log: requests, results, effects and their enumerated values count one by one, and so do etcd's forty reasons for a refusal"},
+	"internal/policy":      {60, "the actions, classes, kinds and roles that rights are about count one by one"},
+	"internal/mvcc":        {60, "the vocabulary of queries and events: enumerations count one by one"},
+	"internal/core":        {60, "one request or answer type for some calls, all calls being methods of Core"},
+	"internal/fault":       {30, "the kinds"},
+	"internal/node/config": {36, "one type for each group of settings: their comments are the reference"},
+	"internal/ca":          {45, "a profile and a refusal counts one by one"},
+	"internal/authn":       {45, "one type for each thing that node wires (identity, gate, socket, registry) with its options; sides and routes count one by one"},
+	"internal/seal":        {38, "six faults and five key providers, each one constructor, beside the keyring, the two formats and the file system"},
+	"internal/replica":     {50, "faults count one by one, and the step machine and its effects stand beside the driver"},
 }
 
 // variables that may change after the program has started; every other package-level variable must be a sentinel

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -168,20 +167,15 @@ func (n *Node) discoveryClient(d config.Discovery) (*clientv3.Client, error) {
 		n.log.Warn("weakened: discovery goes through a cluster in plain text: whoever is on the way names the cluster")
 		return clientv3.New(c)
 	}
-	t, err := n.discoveryTLS(d)
-	if err != nil {
-		return nil, err
-	}
-	c.TLS = t
-	return clientv3.New(c)
-}
-
-// discoveryTLS builds the client's TLS from the discovery files.
-func (n *Node) discoveryTLS(d config.Discovery) (*tls.Config, error) {
 	if d.InsecureSkipVerify {
 		n.log.Warn("weakened: --discovery-insecure-skip-tls-verify: the discovery service proves nothing, whoever is on the way names the cluster")
 	}
-	return authn.OutboundConfig(authn.Outbound{CertFile: d.CertFile, KeyFile: d.KeyFile, CAFile: d.CACertFile, SkipVerify: d.InsecureSkipVerify}, n.authnEnv())
+	var err error
+	c.TLS, err = authn.OutboundConfig(authn.Outbound{CertFile: d.CertFile, KeyFile: d.KeyFile, CAFile: d.CACertFile, SkipVerify: d.InsecureSkipVerify}, n.authnEnv())
+	if err != nil {
+		return nil, err
+	}
+	return clientv3.New(c)
 }
 
 func discoverySize(ctx context.Context, client *clientv3.Client, key string, timeout time.Duration) (int, error) {

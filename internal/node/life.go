@@ -40,7 +40,7 @@ func (n *Node) coreOptions(m *state.Machine) (core.Options, error) {
 			RequestBytes: int64(c.Limits.MaxRequestBytes), TxnOps: int(c.Limits.MaxTxnOps), QuotaBytes: c.Limits.QuotaBytes,
 			MaxLearners: uint32(c.Raft.MaxLearners),
 		},
-		Election: c.Raft.Election, Heartbeat: c.Raft.Heartbeat,
+		Election:     c.Raft.Election,
 		ClusterToken: n.card.Token, NoStrictReconfig: !c.Raft.StrictReconfig,
 		AuthToken: c.Auth.Token, ReadFile: readFile, TokenTTL: time.Duration(c.Auth.TokenTTL) * time.Second, BcryptCost: int(c.Auth.BcryptCost),
 		ProgressInterval: c.Watch.ProgressInterval, CheckpointInterval: checkpointInterval, CorruptInterval: c.Checks.CorruptCheckInterval,

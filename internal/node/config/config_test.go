@@ -16,7 +16,7 @@ func TestFileIsStrict(t *testing.T) {
 		"listen: {client: http://nowhere}":   "host:port",
 		"listen: {clients: []}":              "clients",
 		"name: a\n---\nname: b":              "more than one",
-		"raft: {heartbeat: soon}":            "heartbeat",
+		"raft: {heartbeat: soon}":            "soon",
 		"bootstrap: {forcenewcluster: true}": "bootstrap",
 		"tls: {client: {certfile: x}}":       "client",
 		"mode: etcd":                         "mode",
