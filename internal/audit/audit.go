@@ -44,6 +44,7 @@ const (
 	preallocate  = 256 << 10
 	mostBuffered = 8192 // events
 	retryAfter   = 5 * time.Second
+	keepFiles    = 3 // never removed
 )
 
 // ErrClosed is returned by Commit after Close.
@@ -328,10 +329,23 @@ func (r *Record) begin() error {
 	return nil
 }
 
-// end returns where the record ends and the number of its next event. A file that a crash left without a frame is removed;
-// one without events counts, and the number is taken from a file before it.
+// end returns where the record ends and the number of its next event. A file that a crash left without a frame is removed.
+// Files without events, which restarts leave, count: the number is then found in a file before them.
 func (r *Record) end(paths []string) (prev seal.PrevSegment, seq uint64, err error) {
-	readers, stale, err := seal.OpenChain(r.o.FS, r.o.Ring, paths[max(0, len(paths)-endFiles):])
+	for n := 1; ; n *= 2 {
+		prev, seq, err = r.endOf(paths[max(0, len(paths)-n):])
+		if err != nil || seq > 0 || n >= len(paths) {
+			return prev, max(seq, 1), err
+		}
+		if paths, err = list(r.o.FS, r.o.Dir); err != nil {
+			return prev, 0, err
+		}
+	}
+}
+
+// endOf is end for the newest files; seq is 0 if no event is in them.
+func (r *Record) endOf(paths []string) (prev seal.PrevSegment, seq uint64, err error) {
+	readers, stale, err := seal.OpenChain(r.o.FS, r.o.Ring, paths)
 	if err != nil {
 		return prev, 0, err
 	}
@@ -345,7 +359,6 @@ func (r *Record) end(paths []string) (prev seal.PrevSegment, seq uint64, err err
 			return prev, 0, err
 		}
 	}
-	seq = 1
 	for _, s := range readers {
 		if err := events(s, func(e Event) error { seq = e.Seq + 1; return nil }); err != nil {
 			return prev, 0, err
@@ -356,10 +369,6 @@ func (r *Record) end(paths []string) (prev seal.PrevSegment, seq uint64, err err
 	}
 	return prev, seq, nil
 }
-
-// endFiles is how many files are looked at for the number of the last event: restarts leave files that hold few events,
-// but each begins with one.
-const endFiles = 3
 
 // prune removes the oldest files while the record is too large.
 func (r *Record) prune() {
@@ -379,7 +388,7 @@ func (r *Record) prune() {
 		sizes[i] = info.Size()
 		total += info.Size()
 	}
-	for i := 0; i < len(paths)-endFiles && total > r.o.KeepBytes; i++ {
+	for i := 0; i < len(paths)-keepFiles && total > r.o.KeepBytes; i++ {
 		if err := r.o.FS.Remove(paths[i]); err != nil {
 			r.o.Logger.Warn("an old file of the audit record cannot be removed", "error", err)
 			return

@@ -100,6 +100,26 @@ func TestRoundTripOverRestarts(t *testing.T) {
 	}
 }
 
+func TestRestartsWithoutEvents(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	r := f.open(t, nil)
+	commit(t, r, "a")
+	for range 9 {
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r = f.open(t, nil)
+	}
+	commit(t, r, "b")
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if all, report := f.read(t); len(all) != 2 || all[1].Seq != 2 || report.Files != 10 {
+		t.Fatalf("%+v %+v", all, report)
+	}
+}
+
 func TestCommitIsDurable(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -215,7 +235,7 @@ func TestTamperingIsFound(t *testing.T) {
 	})
 	t.Run("a byte is changed", func(t *testing.T) {
 		f, paths := build(t)
-		flip(t, f.fs, paths[2], lastByte(raw(t, f.fs, paths[2]))-30)
+		flip(t, f.fs, paths[3], lastByte(raw(t, f.fs, paths[3]))-30)
 		if err := verify(f); !errors.Is(err, seal.ErrTampered) && !errors.Is(err, seal.ErrCorrupt) {
 			t.Fatal(err)
 		}
@@ -337,4 +357,23 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal("an empty frame is no frame")
 		}
 	})
+}
+
+// TestGoldenFrame holds the format of docs/formats/audit.md: a change of it needs another version.
+func TestGoldenFrame(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
+	frame, err := encode([]Event{
+		{Time: at, Action: "put", Who: "alice", User: "al<ice>", Certificate: "aa/01", Subject: `"k"`, Outcome: "permission denied"},
+		{Time: at, Action: "auth enable", Outcome: "asked"},
+	}, 41)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const golden = "\x01" +
+		`{"seq":41,"time":"2026-01-02T03:04:05.000006Z","action":"put","who":"alice","user":"al<ice>","cert":"aa/01","subject":"\"k\"","outcome":"permission denied"}` + "\n" +
+		`{"seq":42,"time":"2026-01-02T03:04:05.000006Z","action":"auth enable","outcome":"asked"}` + "\n"
+	if string(frame) != golden {
+		t.Fatalf("%q", frame)
+	}
 }

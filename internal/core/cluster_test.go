@@ -538,3 +538,61 @@ func TestStampRefusesWhatIsNoBatch(t *testing.T) {
 		t.Fatalf("%+v %v", b, err)
 	}
 }
+
+// FuzzCallsBetweenMembers: whatever a member sends, its peer answers or refuses.
+func FuzzCallsBetweenMembers(f *testing.F) {
+	m := start(f, nil)
+	who := policy.NewAnonymous()
+	f.Add(byte(0), encodeLeaseCall(leaseCallKeys, 1, who))
+	f.Add(byte(1), []byte("token.a1"))
+	f.Add(byte(2), who.AppendBinary(make([]byte, 8)))
+	f.Add(byte(3), append([]byte{1}, make([]byte, 8)...))
+	f.Add(byte(4), []byte{20, 10, 1, 'a'})
+	f.Fuzz(func(t *testing.T, which byte, payload []byte) {
+		from := policy.NewMember("b", policy.Certificate{})
+		handlers := []replica.Handler{m.serveLease, m.serveToken, m.servePromote, m.serveHash}
+		if int(which) < len(handlers) {
+			answer, err := handlers[which](t.Context(), from, payload)
+			if err != nil && answer != nil {
+				t.Fatal("both an answer and an error")
+			}
+			return
+		}
+		info, err := decodeLeaseInfo(1, payload)
+		if err == nil && info.ID != 1 {
+			t.Fatal("another lease")
+		}
+	})
+}
+
+func TestUnknownSpace(t *testing.T) {
+	t.Parallel()
+	m := start(t, nil)
+	for _, space := range []mvcc.SpaceID{0, 6, 200} {
+		r := query("a")
+		r.Space = space
+		_, err := m.Range(m.ctx, m.system, r)
+		want(t, err, state.ErrUnknownSpace)
+		_, err = m.HashKV(m.ctx, m.system, space, 0)
+		want(t, err, state.ErrUnknownSpace)
+		_, err = m.Put(m.ctx, m.system, &state.Put{Space: space, Key: []byte("a")})
+		want(t, err, state.ErrUnknownSpace)
+	}
+}
+
+func TestCounters(t *testing.T) {
+	t.Parallel()
+	m := start(t, nil)
+	s := m.stream()
+	s.mustWatch(t, WatchRequest{Span: span("a", "")})
+	if _, err := m.Range(m.ctx, policy.Principal{}, query("a")); err == nil {
+		t.Fatal("nobody reads")
+	}
+	if c := m.Counters(); c != (Counters{Watchers: 1, Refusals: 1}) {
+		t.Fatalf("%+v", c)
+	}
+	s.Close()
+	if c := m.Counters(); c.Watchers != 0 {
+		t.Fatalf("%+v", c)
+	}
+}

@@ -76,8 +76,7 @@ type Options struct {
 	Audit  Recorder
 	Limits Limits
 
-	Election  time.Duration // election timeout; 1 s
-	Heartbeat time.Duration // 100 ms
+	Election time.Duration // election timeout; 1 s
 
 	ClusterToken string // goes into the ids of new members
 	// NoStrictReconfig lets a membership change pass that leaves too few started or connected members.
@@ -145,6 +144,24 @@ type counters struct {
 	watchers, slowWatchers, refusals, tooMany, timeouts atomic.Int64
 }
 
+// Counters are the numbers of a core that an operator watches. All but Watchers and QueuedBytes only grow.
+type Counters struct {
+	Watchers        int64 // open now
+	SlowWatchers    int64 // times that a watch fell behind because its stream was not read
+	Refusals        int64
+	TooManyRequests int64
+	Timeouts        int64
+	QueuedBytes     int64 // of requests that wait for the log or its answer
+}
+
+// Counters returns the core's numbers.
+func (c *Core) Counters() Counters {
+	return Counters{
+		Watchers: c.stats.watchers.Load(), SlowWatchers: c.stats.slowWatchers.Load(), Refusals: c.stats.refusals.Load(),
+		TooManyRequests: c.stats.tooMany.Load(), Timeouts: c.stats.timeouts.Load(), QueuedBytes: c.proposals.queuedBytes(),
+	}
+}
+
 // New makes a core over an open machine. It serves nothing until Attach.
 func New(o Options) (*Core, error) {
 	switch {
@@ -156,9 +173,6 @@ func New(o Options) (*Core, error) {
 	}
 	if o.Election == 0 {
 		o.Election = time.Second
-	}
-	if o.Heartbeat == 0 {
-		o.Heartbeat = 100 * time.Millisecond
 	}
 	if o.TokenTTL == 0 {
 		o.TokenTTL = 300 * time.Second

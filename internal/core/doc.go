@@ -15,8 +15,11 @@
 //   - Core starts no goroutine. Work is done by callers, by the applier (Apply) and by the clock (Tick).
 //   - No structure grows with the number of keys. Leases, watchers and tokens are counted and bounded by their owners.
 //
-// Lock order: Core.applyMu > lessor.mu > tokenStore.mu; proposals.mu is a leaf; hub shard > WatchStream.mu. None of
-// them is held across a call of Log or Peers.
+// Lock order: WatchStream.mu, then a shard or the spans of a hub. proposals.mu, readRounds.mu, lessor.mu, tokenStore.mu,
+// passwords.mu, leadership.mu, hub.mu and SharedEvent.mu are leaves, but for what they read from storage (lessor.mu a page
+// of leases, SharedEvent.mu one version). The applier takes each of them for a short time only; none is held across a
+// call of Log or Peers. A generation (the machine and its readers) is a count, not a lock: Install waits for its readers,
+// so nobody may wait for the log while it holds one.
 //
 // Key schema: core has none of its own; it reads rows through state and mvcc.
 package core

@@ -149,6 +149,9 @@ func (c *Core) HashKV(ctx context.Context, who policy.Principal, space mvcc.Spac
 	if err := c.control(who, policy.HashSpace, ""); err != nil {
 		return HashResult{}, err
 	}
+	if c.spaceUnknown(space) {
+		return HashResult{}, state.ErrUnknownSpace
+	}
 	return c.hashSpace(space, rev)
 }
 

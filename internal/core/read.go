@@ -45,7 +45,11 @@ func readPage(m *state.Machine, who policy.Principal, r *RangeRequest) (mvcc.Pag
 	if err := state.ValidateQuery(r.Query); err != nil {
 		return mvcc.Page{}, err
 	}
-	return m.Space(r.Space).Read(m.Engine(), r.Query)
+	space := m.Space(r.Space)
+	if space == nil {
+		return mvcc.Page{}, state.ErrUnknownSpace
+	}
+	return space.Read(m.Engine(), r.Query)
 }
 
 // checkRead waits until a read may be answered by this member.
@@ -103,6 +107,9 @@ func (c *Core) readTxn(ctx context.Context, who policy.Principal, t *state.Txn, 
 	var res *state.TxnResult
 	err := c.read(who, func(m *state.Machine, who policy.Principal) (err error) {
 		if err := m.Authorize(who, t); err != nil {
+			return err
+		}
+		if err := state.CheckOps(t, c.limits.TxnOps); err != nil {
 			return err
 		}
 		if err := state.Validate(t); err != nil {
