@@ -38,7 +38,7 @@ func (c *Core) Status(ctx context.Context, who policy.Principal) (Status, error)
 	space := m.Space(mvcc.SpaceEtcd)
 	s := Status{
 		Header: Header{Cluster: m.ClusterID(), Member: c.member, Term: raft.Term, Revision: space.Revision()},
-		Leader: raft.Leader, RaftIndex: raft.Committed, AppliedIndex: m.Applied(), Learner: raft.Learner,
+		Leader: raft.Leader, RaftIndex: max(raft.Committed, m.Applied()), AppliedIndex: m.Applied(), Learner: raft.Learner,
 		DBSizeInUse: space.BytesInUse(), Quota: max(c.limits.QuotaBytes, 0), FeatureLevel: m.FeatureLevel(), Alarms: m.Alarms(),
 	}
 	// What is in memory only counts as well: the size is what a quota is held against.
