@@ -17,6 +17,8 @@
 //	r.Handle("method", h)                               // before Run
 //	err = r.Run(ctx)                                    // until ctx ends, Stop is called, the member is removed (ErrRemoved) or a fault is fatal
 //
+// While the member does not run, Store.Each shows its log, and Store.Force makes it go on alone.
+//
 // From any goroutine, also before Run:
 //
 //	Wake()                                              // Source has something; never blocks
@@ -39,14 +41,14 @@
 //   - A message is accepted only from the member that the connection was identified as.
 //   - A state directory becomes valid by one write: the sealed marker CURRENT.
 //
-// Goroutines: the loop (owns member and raft), the appender (owns log writes and snapshot installation), the applier
-// (the only caller of Machine.Apply), one sender and its answer reader per peer, one reader per accepted connection, at
-// most one snapshot sender per peer and one snapshot receiver. Run waits for all of them. A sole voter with little to
-// do appends and applies on the loop itself, which spares two wake-ups a write.
+// Goroutines: the loop (owns Member and raft), the appender (owns log writes and snapshot installation), the applier
+// (the only caller of Machine.Apply), for each peer one that dials and reads and one that writes, two for each accepted
+// connection, one for each call being served, at most one snapshot sender per peer and one snapshot receiver. Run waits
+// for all of them. A sole voter with little to do appends and applies on the loop itself, which spares two wake-ups a
+// write; neither worker has work then, so Machine.Apply still has one caller at a time.
 //
-// Lock order: Replica.mu, peers.mu, peer.mu, log.mu and mailbox.mu are leaves: none is held while another is taken,
-// nor across a call of Machine, Source, a callback, or file and network input or output (log writes excepted: the
-// appender owns the segment without a lock).
+// Lock order: transport.mu > link.mu. Replica.mu, Replica.randMu, raftLog.mu, mailbox.mu and queue.mu are leaves. None
+// is held across a call of Machine, Source, a callback or a Handler, nor across file and network input or output.
 //
 // Files, below the data directory: CURRENT (marker), log/ (segments), state-N/ (the Machine's). Formats:
 // docs/formats/raft-log.md and docs/formats/peer.md.
