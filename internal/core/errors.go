@@ -1,9 +1,6 @@
 package core
 
-import (
-	"holdfast.dev/holdfast/internal/fault"
-	"holdfast.dev/holdfast/internal/state"
-)
+import "holdfast.dev/holdfast/internal/fault"
 
 // Faults of core. The reasons that etcd knows are etcd's, without the prefix "etcdserver: ". What the machine refuses has
 // the faults of state and mvcc.
@@ -32,7 +29,6 @@ var (
 	ErrDowngradeTarget    = fault.New(fault.Invalid, "invalid downgrade target version")
 	ErrDowngradeFormat    = fault.New(fault.Invalid, "wrong downgrade target version format")
 	ErrNoDowngrade        = fault.New(fault.Conflict, "no inflight downgrade job")
-	ErrPermissionDenied   = state.ErrPermissionDenied
 	ErrAuditUnwritable    = fault.New(fault.Unavailable, "the audit record cannot be written")
 	errRangeStreamOptions = fault.New(fault.Unsupported, "range stream does not support sorting or revision filters")
 )
