@@ -165,7 +165,7 @@ func await(ctx context.Context, n *node.Node, log *slog.Logger) error {
 		case <-ready:
 			ready = nil
 			notifySystemd("READY=1")
-		case <-n.Done():
+		case <-n.Ending():
 			return ended(n, log)
 		case <-ctx.Done():
 			notifySystemd("STOPPING=1")
@@ -176,7 +176,13 @@ func await(ctx context.Context, n *node.Node, log *slog.Logger) error {
 	}
 }
 
+// ended waits for a member that ends by itself. A disk that does not answer must not keep the process alive.
 func ended(n *node.Node, log *slog.Logger) error {
+	select {
+	case <-n.Done():
+	case <-time.After(10 * time.Second):
+		return errors.New("the member ends because of a fault, and closing its files does not return")
+	}
 	err := n.Wait()
 	if errors.Is(err, node.ErrRemoved) {
 		log.Warn("the member has been permanently removed from the cluster; its data directory is of no more use")

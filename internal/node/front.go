@@ -208,7 +208,7 @@ func (f *front) drain() {
 			f.n.log.Debug("closing a socket", "error", err)
 		}
 	}
-	go f.grpc.GracefulStop() // ended by close, which Stop in turn follows
+	f.work.Go(f.grpc.GracefulStop) // close ends it if clients do not
 }
 
 // close ends everything that is still open.

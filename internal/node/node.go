@@ -200,6 +200,9 @@ func (n *Node) Ready() <-chan struct{} { return n.ready }
 // Done is closed when the member has ended; Wait tells why.
 func (n *Node) Done() <-chan struct{} { return n.done }
 
+// Ending is closed when the member has begun to end, wanted or not; Done follows unless closing is stuck on a bad disk.
+func (n *Node) Ending() <-chan struct{} { return n.ctx.Done() }
+
 // Wait returns when the member has ended: nil after Stop, ErrRemoved, or the fault that ended it.
 func (n *Node) Wait() error {
 	<-n.done
@@ -224,6 +227,7 @@ func (n *Node) Stop(ctx context.Context) error {
 		if err := n.replica.Stop(ctx); err != nil && ctx.Err() == nil {
 			n.log.Info("leadership was not handed over", "error", err)
 		}
+		n.cancel(errStopped)
 	}
 	return n.Wait()
 }
@@ -247,6 +251,7 @@ func (n *Node) end(err error, replicaDone <-chan error) {
 // closeParts closes what is open, in reverse. The replica, which owns the store once it has run, has ended by now.
 func (n *Node) closeParts() error {
 	var errs []error
+	n.owned.Wait() // nothing of them waits for what is closed below: their context has ended
 	if n.core != nil {
 		n.core.Close()
 	}
@@ -259,7 +264,6 @@ func (n *Node) closeParts() error {
 	if n.peers != nil {
 		errs = append(errs, n.peers.close())
 	}
-	n.owned.Wait()
 	if n.core != nil {
 		m := n.core.Release()
 		errs = append(errs, m.Close(), m.Engine().Close())

@@ -296,3 +296,57 @@ func TestDirectory(t *testing.T) {
 	}
 	check(t, d.Close())
 }
+
+// TestPublicBadInput sends what a careless or hostile stranger would to the one port that asks for no certificate.
+func TestPublicBadInput(t *testing.T) {
+	t.Parallel()
+	m := server(t, "one")
+	m.start()
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 10 * time.Second} //nolint:gosec // a stranger does not verify
+	defer c.CloseIdleConnections()
+	post := func(body string) (int, string) {
+		t.Helper()
+		resp, err := c.Post(m.config.Listen.Public[0].String()+"/v1/join", "application/json", strings.NewReader(body))
+		check(t, err)
+		defer resp.Body.Close()
+		data, err := io.ReadAll(resp.Body)
+		check(t, err)
+		return resp.StatusCode, string(data)
+	}
+	for body, want := range map[string]int{
+		"":                              http.StatusBadRequest,
+		"{":                             http.StatusBadRequest,
+		"[]":                            http.StatusBadRequest,
+		`{"surprise":1}`:                http.StatusBadRequest,
+		`{}`:                            http.StatusForbidden,
+		`{"token":"HF1-nonsense"}`:      http.StatusForbidden,
+		`{"token":"` + m.token() + `"}`: http.StatusBadRequest, // no signing requests
+		`{"token":"` + strings.Repeat("x", 2<<20) + `"}`: http.StatusBadRequest,
+	} {
+		code, answer := post(body)
+		if code != want || !strings.Contains(answer, `"error"`) {
+			t.Errorf("%.60q: %d %s, want %d", body, code, answer, want)
+		}
+	}
+	put(t, m.client(), "k", "v")
+	list, err := m.client().MemberList(timeout(t))
+	check(t, err)
+	if len(list.Members) != 1 {
+		t.Errorf("a stranger made members: %v", list.Members)
+	}
+}
+
+// TestTokensNeedAdmin: a client certificate is not enough to make tokens or recovery codes.
+func TestTokensNeedAdmin(t *testing.T) {
+	t.Parallel()
+	m := etcdCluster(t, 1)[0]
+	m.start()
+	for _, path := range []string{"tokens", "recovery"} {
+		resp, err := http.Post(m.config.Listen.Client[0].String()+"/holdfast/v1/"+path, "application/json", strings.NewReader("{}"))
+		check(t, err)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusForbidden {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+}
