@@ -246,6 +246,9 @@ func (h *home) placeKEK(c *config.Config) (kekPlace, error) {
 		return kekPlace{provider: provider, at: at, chosen: true, env: h.env}, nil
 	}
 	place := kekPlace{provider: "file", at: h.dir + ".kek", env: h.env}
+	if c.Mode == config.ModeServer && h.env.UserConfigDir == "" {
+		h.env.Log.Warn("this process has no home directory: the sealing key is kept beside the data directory, and no client context is written", "key", place.at)
+	}
 	if c.Mode == config.ModeServer && h.env.UserConfigDir != "" {
 		sum := sha256.Sum256([]byte(h.dir))
 		place.at = filepath.Join(h.env.UserConfigDir, "holdfast", "kek", filepath.Base(h.dir)+"-"+hex.EncodeToString(sum[:6])+".kek")

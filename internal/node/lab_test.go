@@ -14,7 +14,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 
 	"holdfast.dev/holdfast/internal/node"
 	"holdfast.dev/holdfast/internal/node/config"
@@ -184,7 +183,6 @@ func dial(t *testing.T, members ...*member) *clientv3.Client {
 func connect(t *testing.T, c clientv3.Config) *clientv3.Client {
 	t.Helper()
 	c.DialTimeout, c.Logger = 10*time.Second, zap.NewNop()
-	c.DialOptions = append(c.DialOptions, grpc.WithBlock()) //nolint:staticcheck // the test wants to know at once
 	cl, err := clientv3.New(c)
 	check(t, err)
 	t.Cleanup(func() { cl.Close() })

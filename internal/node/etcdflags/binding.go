@@ -133,10 +133,9 @@ func choice(p *string, words ...string) binding {
 
 // unbound is the value of a flag that no field carries: its text is kept only to be shown.
 type unbound struct {
-	value  string
-	check  func(string) error
-	bool   bool
-	number bool // shown as a number, by its text
+	value string
+	check func(string) error
+	bool  bool
 }
 
 func (u *unbound) String() string { return u.value }

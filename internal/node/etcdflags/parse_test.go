@@ -25,7 +25,6 @@ type call struct {
 	stdout bytes.Buffer
 	stderr bytes.Buffer
 	host   string
-	noHost bool
 }
 
 func (c *call) parse() (*Result, error) {
