@@ -174,6 +174,9 @@ func (m *Member) sole() bool {
 	return len(v) == 1 && v[0] == m.cfg.ID && len(m.conf.GetVotersOutgoing()) == 0
 }
 
+// alone reports whether this member is the only one: the voter of a cluster without learners.
+func (m *Member) alone() bool { return m.sole() && len(m.conf.GetLearners()) == 0 }
+
 // Step takes a message of another member. An error is fatal: the leader counts on entries that this log has lost.
 func (m *Member) Step(msg *pb.Message) error {
 	if msg.GetTerm() >= m.term {

@@ -268,6 +268,9 @@ func (r *Replica) everyTick() {
 func (r *Replica) trim() {
 	disk, _, _ := r.log.size()
 	limits := r.log.limits
+	if r.member.alone() {
+		limits.keep = min(limits.keep, limits.segment) // nobody lags, and who joins receives a snapshot
+	}
 	if disk <= limits.keep && limits.keepEntries == 0 {
 		return
 	}
@@ -275,7 +278,7 @@ func (r *Replica) trim() {
 	r.appending++
 	r.appends.put(appendWork{do: func() error {
 		defer r.box.put(event{do: func() { r.appending-- }})
-		return r.log.cut(durable, r.log.limits.keep)
+		return r.log.cut(durable, limits.keep)
 	}})
 	stale := limits.keepEntries > 0 && r.applied.Load() >= durable+max(limits.flushEntries, 1)
 	if (disk > 2*limits.keep || stale) && !r.flushing {
