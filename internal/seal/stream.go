@@ -10,8 +10,9 @@ import (
 
 // Format 2: preamble, frame 0, frames. See docs/formats/sealed-stream.md.
 //
-//	frame  = len u32 ‖ crc u32 ‖ synced u48 ‖ check u16 ‖ body ‖ zeros to a multiple of 8
+//	frame  = len u32 ‖ crc u32 ‖ synced u48 ‖ check u16 ‖ body ‖ mark
 //	body   = nonce ‖ ciphertext ‖ tag, len bytes
+//	mark   = 4 to 11 times 0x5a, to a multiple of 8: not zero, so that a frame that fails its checksum and has it was whole
 //	crc    = crc32c seeded by the commitment, over len, synced, check, body
 //	check  = a hash seeded by the commitment, over offset, len, synced: these two are believed before the body is read
 //	AAD    = number u64 ‖ offset u64 ‖ len u32 ‖ synced u64 ‖ tag of the frame before
@@ -19,6 +20,8 @@ const (
 	streamLabel = "holdfast.dev/sealed-stream@v1+AEAD_AES_256_GCM"
 
 	frameHead  = 16
+	markByte   = 0x5a
+	minMark    = 4
 	frameExtra = nonceSize + tagSize
 	maxPayload = 1 << 28
 	maxOffset  = 1<<48 - 1
@@ -79,7 +82,15 @@ func (a *frameAAD) set(number uint64, offset int64, length uint32, synced int64,
 }
 
 // frameSize returns the physical size of a frame whose body has n bytes.
-func frameSize(n int64) int64 { return (frameHead + n + 7) &^ 7 }
+func frameSize(n int64) int64 { return (frameHead + n + minMark + 7) &^ 7 }
+
+// wholeMark reports whether b is what follows a body: the mark, or what a crash left of it.
+func wholeMark(b []byte) bool {
+	for len(b) > 0 && b[0] == markByte {
+		b = b[1:]
+	}
+	return allZero(b)
+}
 
 // check is a small hash that makes a frame's length and synced offset trustworthy before its body is read.
 func (k *streamKey) check(offset int64, length uint32, synced int64) uint16 {
@@ -161,13 +172,9 @@ func parseFrame0(b []byte) (f frame0, ok bool) {
 	return f, true
 }
 
-// couldBeTorn says whether a frame at offset, of which the file has piece (its size being size in full), can be what a
-// crash leaves where the file was zero before: some sector's part of it, or its end, is still zero or absent. A frame
-// that fails its checksum without such a gap was written in full and damaged afterwards.
-func couldBeTorn(piece []byte, offset, size int64) bool {
-	if int64(len(piece)) < size || len(piece) == 0 || piece[len(piece)-1] == 0 {
-		return true
-	}
+// lostSector says whether some sector's part of piece, which starts at offset, is zero: what a crash leaves where the file
+// was zero before and a sector did not arrive.
+func lostSector(piece []byte, offset int64) bool {
 	for len(piece) > 0 {
 		n := min(sectorSize-offset%sectorSize, int64(len(piece)))
 		if allZero(piece[:n]) {

@@ -192,16 +192,17 @@ func (r *StreamReader) next() ([]byte, FrameRef, error) {
 		}
 		return nil, FrameRef{}, io.EOF
 	}
-	head, err := r.peek(r.offset, frameHead)
+	head, err := r.peek(r.offset, frameHead+nonceSize)
 	if err != nil {
 		return nil, FrameRef{}, err
 	}
 	if len(head) < frameHead {
-		return nil, FrameRef{}, r.tail(head, frameHead)
+		return nil, FrameRef{}, r.tail(head, true)
 	}
 	length, _, ok := r.key.head(head, r.offset)
 	if !ok {
-		return nil, FrameRef{}, r.tail(head, frameHead)
+		// Whoever writes a frame in order and stops within the head leaves no nonce.
+		return nil, FrameRef{}, r.tail(head, allZero(head[frameHead:]))
 	}
 	full := frameSize(int64(length))
 	frame, err := r.peek(r.offset, full)
@@ -210,10 +211,10 @@ func (r *StreamReader) next() ([]byte, FrameRef, error) {
 	}
 	body := frameHead + int(length)
 	if len(frame) < body || !r.key.intact(frame[:body]) {
-		return nil, FrameRef{}, r.tail(frame[:min(len(frame), body)], int64(body))
+		return nil, FrameRef{}, r.tail(frame, int64(len(frame)) < full || allZero(frame[body:]))
 	}
-	if !allZero(frame[body:]) {
-		if err := r.padding(r.offset+full, body); err != nil {
+	if !wholeMark(frame[body:]) {
+		if err := r.mark(r.offset+full, body); err != nil {
 			return nil, FrameRef{}, err
 		}
 		if frame, err = r.peek(r.offset, full); err != nil {
@@ -231,29 +232,30 @@ func (r *StreamReader) next() ([]byte, FrameRef, error) {
 	return payload, ref, nil
 }
 
-// padding decides what it means that a whole frame is not followed by zeros. Where the file was not zero before, and
+// mark decides what it means that a whole frame is not followed by its mark. Where the file was not zero before, and
 // nothing says that the frame was synced, it is what was there before the file; the frame stands.
-func (r *StreamReader) padding(end int64, body int) error {
+func (r *StreamReader) mark(end int64, body int) error {
 	later, _, err := r.attestedLater()
 	if err != nil {
 		return err
 	}
 	if later >= 0 || r.end != nil || end <= r.first.zeroed {
-		return damaged(ErrCorrupt, r.path, r.offset+int64(body), "the padding of frame %d is not zero", r.number)
+		return damaged(ErrCorrupt, r.path, r.offset+int64(body), "the end of frame %d is not marked as it should be", r.number)
 	}
 	return nil
 }
 
-// tail decides what a frame is that fails its checksum; piece is what the file has of its size bytes. The answer is
-// io.EOF for the end of the stream, or the damage.
-func (r *StreamReader) tail(piece []byte, size int64) error {
+// tail decides what a frame is that fails its checksum. piece is what was looked at; short says that its end is missing. A
+// crash leaves zeros where the file was zero before: a frame of which every sector has bytes, and the end too, was written
+// in full and damaged afterwards. The answer is io.EOF for the end of the stream, or the damage.
+func (r *StreamReader) tail(piece []byte, short bool) error {
 	corrupt := func(why string) error {
 		return damaged(ErrCorrupt, r.path, r.offset, "frame %d fails its checksum %s; restore this member from its peers", r.number, why)
 	}
 	if r.end != nil {
 		return corrupt("before the end that the next segment attests")
 	}
-	if r.offset+int64(len(piece)) <= r.first.zeroed && !allZero(piece) && !couldBeTorn(piece, r.offset, size) {
+	if !short && r.offset+int64(len(piece)) <= r.first.zeroed && !lostSector(piece, r.offset) {
 		return corrupt("although it was written in full")
 	}
 	later, blank, err := r.attestedLater()

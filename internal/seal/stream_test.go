@@ -169,7 +169,7 @@ func TestStreamEveryByte(t *testing.T) {
 			case int64(i) < lastStart:
 				t.Fatalf("a flip at byte %d of a synced frame was taken for a torn tail: %d frames", i, n)
 			case pre > 0:
-				missed++ // a flip that looks exactly like a tear: the last byte of head or body became zero
+				missed++
 			}
 			// What somebody does who knows the format and fixes the checksums.
 			if f := frameStartingBefore(good, int64(i)); f >= preambleSize && int64(i) >= f+frameHead && int64(i) < f+frameHead+int64(binary.BigEndian.Uint32(good[f:])) {
@@ -182,7 +182,7 @@ func TestStreamEveryByte(t *testing.T) {
 				oneOf(t, err, ErrTampered)
 			}
 		}
-		if missed > 4 {
+		if missed > 0 {
 			t.Errorf("%d flips in the last frame of a preallocated stream were taken for a torn tail", missed)
 		}
 		put(t, mem, logPath, good)

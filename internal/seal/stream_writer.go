@@ -173,7 +173,9 @@ func (w *StreamWriter) seal(payload []byte) (frame []byte, ref FrameRef, err err
 	w.aad.set(w.number, w.offset, uint32(length), w.synced, &w.tag)
 	frame = w.buf[:size]
 	w.key.aead.Seal(frame[frameHead:frameHead], nil, payload, w.aad[:])
-	clear(frame[frameHead+length:])
+	for i := frameHead + length; i < len(frame); i++ {
+		frame[i] = markByte
+	}
 	w.key.putHead(frame, w.offset, uint32(length), w.synced)
 	w.next = [tagSize]byte(frame[frameHead+length-tagSize:]) // now, because writing may change frame
 	return frame, ref, nil
