@@ -75,22 +75,28 @@ func (a *API) rangeStream(ss grpc.ServerStream) error {
 	if err := c.checkStream(); err != nil {
 		return err
 	}
-	if c.sortOrder == int32(pb.RangeRequest_NONE) {
-		c.sortTarget = int32(pb.RangeRequest_KEY) // unlike a Range, a stream takes a target without an order for none
-	}
 	ctx := ss.Context()
 	who, err := a.identify(ctx)
 	if err != nil {
 		return err
 	}
 	req := core.RangeRequest{Space: mvcc.SpaceEtcd, Query: c.query(), Serializable: c.serializable}
-	return a.core.RangeStream(ctx, who, req, int64(a.o.MaxRequestBytes), func(page mvcc.Page, last bool) error {
+	send := func(page mvcc.Page, last bool) error {
 		m := &rangeStreamResponse{rangeResponse{noHeader: !last, kvs: page.KVs}}
 		if last {
 			m.header, m.more, m.count = a.headerAt(page.Revision), page.More, page.Count
 		}
 		return ss.SendMsg(m)
-	})
+	}
+	if req.Query.Target != mvcc.SortByKey {
+		// A target without an order: etcd sorts, though only within its chunks; what is sorted comes in one piece here.
+		page, err := a.core.Range(ctx, who, req)
+		if err != nil {
+			return err
+		}
+		return send(page, true)
+	}
+	return a.core.RangeStream(ctx, who, req, int64(a.o.MaxRequestBytes), send)
 }
 
 // fits refuses a request that is larger than one entry of the log may be.
