@@ -35,6 +35,7 @@ type raftLog struct {
 	fresh     bool // nothing has been written to the newest segment
 	synced    bool
 	inSegment uint64 // entries in the newest segment
+	zeroed    int64  // size of the newest segment
 	buf       []byte
 
 	mu       sync.Mutex
@@ -93,19 +94,27 @@ func decodeContext(b []byte) (id logID, base position, err error) {
 	return id, base, nil
 }
 
-// startSegment creates the segment after prev and makes its name durable.
-func (l *raftLog) startSegment(number uint64, prev seal.PrevSegment) error {
+// frameRoom is more than a frame takes besides its record, and segmentRoom than what comes before the first record.
+const (
+	frameRoom   = 64
+	segmentRoom = 1 << 10
+)
+
+// startSegment creates the segment after prev, with room for a frame of need bytes, and makes its name durable. A frame
+// stays within what was zero before: only there does damage to the last one show, because a crash leaves zeros.
+func (l *raftLog) startSegment(number uint64, prev seal.PrevSegment, need int64) error {
 	l.mu.Lock()
 	base := position{l.last, l.termLocked(l.last)}
 	l.mu.Unlock()
 	path := l.fs.PathJoin(l.dir, segmentName(number))
 	o := seal.StreamOptions{Segment: number, Prev: prev, Context: l.id.context(base)}
 	l.preparing.Wait()
-	if l.prepared.CompareAndSwap(preparedReady, preparedNone) {
+	l.zeroed = max(l.limits.segment, need+segmentRoom)
+	if l.zeroed == l.limits.segment && l.prepared.CompareAndSwap(preparedReady, preparedNone) {
 		o.Prepared = l.preparedPath()
 	} else {
-		o.Preallocate = l.limits.segment
-		l.prepared.Store(preparedNone)
+		o.Preallocate = l.zeroed
+		l.prepared.CompareAndSwap(preparedBusy, preparedNone)
 	}
 	w, err := seal.CreateStream(l.fs, l.ring, path, o)
 	if err != nil {
@@ -141,8 +150,8 @@ func (l *raftLog) prepare() {
 	})
 }
 
-// roll ends the newest segment and starts the next one.
-func (l *raftLog) roll() error {
+// roll ends the newest segment and starts the next one, with room for a frame of need bytes.
+func (l *raftLog) roll(need int64) error {
 	if err := l.sync(); err != nil {
 		return err
 	}
@@ -150,7 +159,7 @@ func (l *raftLog) roll() error {
 	old := l.segments[len(l.segments)-1]
 	l.mu.Unlock()
 	// The old writer stays open as the reader of its frames, until the segment is cut.
-	return l.startSegment(old.number+1, l.writer.End())
+	return l.startSegment(old.number+1, l.writer.End(), need)
 }
 
 // append writes the hard state, if it is not nil, and entries as one frame. What it holds is durable after sync. A hard
@@ -184,8 +193,9 @@ func (l *raftLog) append(hard *hardState, entries []*pb.Entry) error {
 }
 
 func (l *raftLog) write(c *record) error {
-	if roll := l.limits.rollEntries(); !l.fresh && (l.writer.End().EndOffset >= l.limits.segment || roll > 0 && l.inSegment >= roll) {
-		if err := l.roll(); err != nil {
+	need := int64(c.size()) + frameRoom
+	if most := l.limits.rollEntries(); l.writer.End().EndOffset+need > l.zeroed || !l.fresh && most > 0 && l.inSegment >= most {
+		if err := l.roll(need); err != nil {
 			return err
 		}
 	}
@@ -236,7 +246,7 @@ func (l *raftLog) sync() error {
 
 // reset forgets every entry: the log starts after p. It is durable on return, and the older segments are removed.
 func (l *raftLog) reset(p position, hard *hardState) error {
-	if err := l.roll(); err != nil {
+	if err := l.roll(0); err != nil {
 		return err
 	}
 	l.mu.Lock()

@@ -483,3 +483,49 @@ func TestCreateIsAtomicAndExclusive(t *testing.T) {
 		t.Error("a member that is not among the voters was created")
 	}
 }
+
+// A flipped bit in the last frame that was synced must not make it look torn: it holds what was acknowledged last, and no
+// later frame says so. Frames are of every size, those larger than a segment too, and end wherever a segment does.
+func TestFlippedLastFrameIsRefused(t *testing.T) {
+	rng := newTestRand()
+	for _, size := range []int{0, 10, 400, 500, 1500, 3000, 3700, 3900, 4096, 10000} {
+		for before := range 6 {
+			fs := vfs.NewCrashableMem()
+			s := newTestStore(t, fs)
+			for i := range before {
+				if err := errors.Join(s.log.append(nil, entriesFrom(uint64(i)+2, 1, 300)), s.log.sync()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			last := uint64(before) + 2
+			if err := errors.Join(s.log.append(nil, entriesFrom(last, 1, size)), s.log.sync()); err != nil {
+				t.Fatal(err)
+			}
+			_, f, ok := s.log.acquire(last)
+			if !ok {
+				t.Fatal("no frame")
+			}
+			end := s.log.writer.End().EndOffset
+			path := s.log.segments[len(s.log.segments)-1].path
+			for range 40 {
+				damaged := fs.CrashClone(vfs.CrashCloneCfg{})
+				data, err := damaged.UnsafeGetFileDataBuffer(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				at := f.ref.Offset + rng.Int64N(end-f.ref.Offset)
+				data[at] ^= 1 << rng.IntN(8)
+				if r, err := reopen(t, damaged); err == nil {
+					n, _ := r.log.LastIndex()
+					t.Errorf("a flip at byte %d of the last frame, [%d,%d) of %d, is not noticed, and the log ends at %d of %d", at, f.ref.Offset, end, len(data), n, last)
+					r.Close()
+				} else if !errors.Is(err, seal.ErrCorrupt) && !errors.Is(err, seal.ErrTampered) {
+					t.Errorf("a flip at byte %d: %v", at, err)
+				}
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

@@ -78,7 +78,7 @@ func (s *Store) recoverLog() error {
 	if err := syncFile(s.fs, paths[len(readers)-1]); err != nil {
 		return fmt.Errorf("sync the log: %w", err)
 	}
-	if err := l.startSegment(numbers[len(readers)-1]+1, end); err != nil {
+	if err := l.startSegment(numbers[len(readers)-1]+1, end, 0); err != nil {
 		return err
 	}
 	return s.alignLog()

@@ -112,7 +112,7 @@ func Create(o StoreOptions, boot Bootstrap, build func(stateDir string) error) (
 	}
 	s.log = s.newLog(o)
 	s.log.start, s.log.last, s.log.hard = s.marker.start, s.marker.start.index, hard
-	if err := s.log.startSegment(1, seal.PrevSegment{}); err != nil {
+	if err := s.log.startSegment(1, seal.PrevSegment{}, 0); err != nil {
 		return nil, err
 	}
 	if err := s.finishCreate(); err != nil {
