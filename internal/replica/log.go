@@ -159,7 +159,12 @@ func (l *raftLog) roll(need int64) error {
 	old := l.segments[len(l.segments)-1]
 	l.mu.Unlock()
 	// The old writer stays open as the reader of its frames, until the segment is cut.
-	return l.startSegment(old.number+1, l.writer.End(), need)
+	former := l.writer
+	if err := l.startSegment(old.number+1, former.End(), need); err != nil {
+		return err
+	}
+	former.Finish()
+	return nil
 }
 
 // append writes the hard state, if it is not nil, and entries as one frame. What it holds is durable after sync. A hard

@@ -412,6 +412,61 @@ func TestScrub(t *testing.T) {
 	}
 }
 
+// TestScrubSegments damages the last frame of an older segment in a file that was not zeroed, where only the next segment
+// tells it from a torn tail, and takes a segment away. A finished segment is looked at while its writer is open.
+func TestScrubSegments(t *testing.T) {
+	t.Parallel()
+	mem, ring := newRing(t)
+	var ends []PrevSegment
+	var prev PrevSegment
+	for i := 1; i <= 3; i++ {
+		w := must(CreateStream(mem, ring, fmt.Sprintf("/data/%d.seg", i), StreamOptions{Segment: uint64(i), Prev: prev}))(t)
+		appendFrames(t, w, 0, 5)
+		if err := w.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		prev = w.End()
+		ends = append(ends, prev)
+		if i == 2 {
+			w.Finish()
+			defer w.Close()
+			if _, err := w.Append(nil); err == nil {
+				t.Error("a frame was appended to a finished segment")
+			}
+			continue
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	scrub := func(want ...string) {
+		t.Helper()
+		var found []string
+		if err := Scrub(t.Context(), mem, ring, "/data", 1<<40, func(f Finding) { found = append(found, f.Path) }); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(found, want) {
+			t.Errorf("found %v, want %v", found, want)
+		}
+	}
+	scrub()
+	for i := 1; i <= 2; i++ {
+		path := fmt.Sprintf("/data/%d.seg", i)
+		good := raw(t, mem, path)
+		bad := bytes.Clone(good)
+		bad[ends[i-1].EndOffset-20] ^= 1
+		put(t, mem, path, bad)
+		scrub(path)
+		put(t, mem, path, good[:ends[i-1].EndOffset-20])
+		scrub(path)
+		put(t, mem, path, good)
+	}
+	if err := mem.Remove("/data/2.seg"); err != nil {
+		t.Fatal(err)
+	}
+	scrub("/data/3.seg")
+}
+
 func TestScrubPace(t *testing.T) {
 	t.Parallel()
 	mem, ring, fs := newFS(t)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ type Finding struct {
 }
 
 // Scrub verifies every sealed file below dir, which is the keyring's directory or below it: every chunk of every object,
-// every frame of every stream, the KEYRING itself. It reads at most rate bytes a second (0 means 16 MiB) and goes on
+// every frame of every stream up to where the next segment says that it ends, the KEYRING itself. It reads at most rate bytes a second (0 means 16 MiB) and goes on
 // after a finding. Files that this keyring's owner is writing are left out, and so are temporaries that a crash left and
 // the torn tail of a stream. The error is ctx's, or that a directory could not be listed; findings are no error.
 func Scrub(ctx context.Context, fs vfs.FS, ring *Keyring, dir string, rate int, report func(Finding)) error {
@@ -72,7 +73,8 @@ func (s *scrubber) dir(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
+	slices.Sort(names)
+	for i, name := range names {
 		if err := s.ctx.Err(); err != nil {
 			return err
 		}
@@ -93,15 +95,22 @@ func (s *scrubber) dir(dir string) error {
 			}
 			continue
 		}
-		if err := s.file(path, name); err != nil {
+		next := ""
+		if j := slices.IndexFunc(names[i+1:], func(n string) bool { return extension(n) == extension(name) }); j >= 0 {
+			next = s.fs.PathJoin(dir, names[i+1+j])
+		}
+		if err := s.file(path, name, next); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// file verifies one file. Its error is ctx's.
-func (s *scrubber) file(path, name string) error {
+// extension returns what follows the last dot of a name.
+func extension(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }
+
+// file verifies one file. next is where its next segment is, if it is a segment. The error is ctx's.
+func (s *scrubber) file(path, name, next string) error {
 	if name == lockName || strings.HasSuffix(name, tempSuffix) {
 		return nil
 	}
@@ -116,7 +125,7 @@ func (s *scrubber) file(path, name string) error {
 	if path == s.ring.path {
 		err = s.keyring()
 	} else {
-		err = s.sealed(path, name, place)
+		err = s.sealed(path, name, place, next)
 	}
 	if s.ctx.Err() != nil {
 		return s.ctx.Err()
@@ -150,7 +159,7 @@ func (s *scrubber) keyring() error {
 	return nil
 }
 
-func (s *scrubber) sealed(path, name, place string) error {
+func (s *scrubber) sealed(path, name, place, next string) error {
 	f, err := s.fs.Open(path, vfs.SequentialReadsOption)
 	if err != nil {
 		return err
@@ -178,7 +187,7 @@ func (s *scrubber) sealed(path, name, place string) error {
 		return damaged(ErrTampered, path, 9, "it has class %s where class %s belongs", h.class.label(), c.label())
 	}
 	if h.format == formatStream {
-		return s.stream(path, place, h.class)
+		return s.stream(path, place, next, h.class)
 	}
 	r, err := openObject(s.ring, f, path, place, h.class)
 	if err != nil {
@@ -187,7 +196,7 @@ func (s *scrubber) sealed(path, name, place string) error {
 	return r.verify(s.pace)
 }
 
-func (s *scrubber) stream(path, place string, c class) error {
+func (s *scrubber) stream(path, place, next string, c class) error {
 	r, err := openStream(s.fs, s.ring, path, place, c, true)
 	if errors.Is(err, ErrIncomplete) {
 		return nil
@@ -196,6 +205,9 @@ func (s *scrubber) stream(path, place string, c class) error {
 		return err
 	}
 	defer r.Close() // opened for reading
+	if c == classLog && next != "" {
+		s.attest(r, next)
+	}
 	for {
 		payload, _, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -208,6 +220,21 @@ func (s *scrubber) stream(path, place string, c class) error {
 			return err
 		}
 	}
+}
+
+// attest has the segment at next say where r ends. If next cannot be opened, that is found when its turn comes.
+func (s *scrubber) attest(r *StreamReader, next string) {
+	n, err := OpenStream(s.fs, s.ring, next, true)
+	if err != nil {
+		return
+	}
+	defer n.Close() // opened for reading
+	said := n.Prev()
+	if n.segment != r.segment+1 || said.Segment != r.segment {
+		s.find(next, damaged(ErrTampered, next, preambleSize, "segment %d follows segment %d: a segment is missing or was exchanged", n.segment, r.segment))
+		return
+	}
+	r.end = &said
 }
 
 var errUnsealed = fault.New(fault.Corrupt, "the file is not sealed")

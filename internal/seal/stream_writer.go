@@ -36,6 +36,7 @@ type StreamWriter struct {
 	buf     []byte
 	aad     frameAAD
 	err     error
+	ended   bool // Scrub may look
 	closed  bool
 }
 
@@ -238,15 +239,24 @@ func (w *StreamWriter) ReadFrame(ref FrameRef) ([]byte, error) {
 	return readFrame(w.file, w.path, w.key, ref)
 }
 
+// Finish says that no frame follows any more, so that Scrub looks at the segment. What it holds stays readable. It does not
+// sync.
+func (w *StreamWriter) Finish() {
+	if !w.ended {
+		w.ended = true
+		w.ring.endWriting(w.place)
+	}
+	if w.err == nil {
+		w.err = fmt.Errorf("%s: %w", w.path, os.ErrClosed)
+	}
+}
+
 // Close closes the file. It does not sync; what was not synced may be gone after a crash.
 func (w *StreamWriter) Close() error {
 	if w.closed {
 		return nil
 	}
 	w.closed = true
-	if w.err == nil {
-		w.err = fmt.Errorf("%s: %w", w.path, os.ErrClosed)
-	}
-	w.ring.endWriting(w.place)
+	w.Finish()
 	return w.file.Close()
 }
