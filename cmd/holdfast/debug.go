@@ -13,6 +13,7 @@ import (
 	"holdfast.dev/holdfast/internal/audit"
 	"holdfast.dev/holdfast/internal/node"
 	"holdfast.dev/holdfast/internal/replica"
+	"holdfast.dev/holdfast/internal/seal"
 	"holdfast.dev/holdfast/internal/state"
 	"holdfast.dev/holdfast/internal/storage"
 )
@@ -23,7 +24,7 @@ func newDebug() *cobra.Command {
 		Long: `Look into the data directory of a member that does not run. What these commands print is decrypted: treat it as you treat
 the data. Secrets that the cluster keeps wrapped stay wrapped.`,
 	}
-	cmd.AddCommand(newDebugLog(), newDebugRows(), newDebugAudit())
+	cmd.AddCommand(newDebugLog(), newDebugRows(), newDebugAudit(), newDebugScrub())
 	return cmd
 }
 
@@ -166,4 +167,28 @@ func newDebugAudit() *cobra.Command {
 func printReport(w io.Writer, r audit.Report) error {
 	_, err := fmt.Fprintf(w, "%d events in %d files, numbers %d to %d, the chain verifies\n", r.Events, r.Files, r.First, r.Last)
 	return err
+}
+
+func newDebugScrub() *cobra.Command {
+	var o offline
+	cmd := &cobra.Command{
+		Use: "scrub", Short: "Verify every sealed file", Args: cobra.NoArgs,
+		Long: `Verify every sealed file of the data directory: tables, log, audit record, markers, keyring. Each damaged file is one line:
+path, offset, kind, reason. The exit code is 1 if there is one. Nothing is changed.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			damaged := 0
+			err := withDirectory(&o, cmd, func(d *node.Directory) error {
+				return d.Scrub(cmd.Context(), func(f seal.Finding) {
+					damaged++
+					fmt.Fprintf(cmd.OutOrStdout(), "%s\t%d\t%s\t%v\n", f.Path, f.Offset, f.Kind, f.Err)
+				})
+			})
+			if err == nil && damaged > 0 {
+				return fmt.Errorf("%d damaged files", damaged)
+			}
+			return err
+		},
+	}
+	o.flags(cmd, "the data directory")
+	return cmd
 }

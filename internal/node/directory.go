@@ -3,10 +3,12 @@ package node
 import (
 	"context"
 	"errors"
+	"math"
 
 	"holdfast.dev/holdfast/internal/audit"
 	"holdfast.dev/holdfast/internal/node/config"
 	"holdfast.dev/holdfast/internal/replica"
+	"holdfast.dev/holdfast/internal/seal"
 	"holdfast.dev/holdfast/internal/storage"
 )
 
@@ -58,6 +60,12 @@ func (d *Directory) Log(f func(e replica.Entry, committed bool) error) (err erro
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	return s.Each(f)
+}
+
+// Scrub verifies every sealed file, as the background scrub of a running member does, but as fast as the disk is. Nothing is
+// changed.
+func (d *Directory) Scrub(ctx context.Context, report func(seal.Finding)) error {
+	return seal.Scrub(ctx, d.home.env.FS, d.home.ring, d.home.dir, math.MaxInt, report)
 }
 
 // Rows calls f with every row of the state whose key is in span, as storage keeps it, at most limit of them.

@@ -11,7 +11,6 @@ import (
 	"holdfast.dev/holdfast/internal/core"
 	"holdfast.dev/holdfast/internal/node/config"
 	"holdfast.dev/holdfast/internal/replica"
-	"holdfast.dev/holdfast/internal/seal"
 	"holdfast.dev/holdfast/internal/state"
 	"holdfast.dev/holdfast/internal/storage"
 )
@@ -183,26 +182,3 @@ func (n *Node) step(published *bool) error {
 	}
 	return n.pki.settle(ctx)
 }
-
-// scrub reads every sealed file again and again, slowly, so that damage is found before it is needed.
-func (n *Node) scrub() {
-	for {
-		err := seal.Scrub(n.ctx, n.env.FS, n.home.ring, n.home.dir, int(n.config.Seal.ScrubBytesPerSecond), func(f seal.Finding) {
-			n.log.Error("the scrub found a damaged file", "path", f.Path, "offset", f.Offset, "kind", f.Kind, "error", f.Err)
-			n.findings.Add(1)
-		})
-		if n.ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			n.log.Warn("the scrub was cut short", "error", err)
-		}
-		select {
-		case <-n.ctx.Done():
-			return
-		case <-time.After(scrubPause):
-		}
-	}
-}
-
-const scrubPause = time.Hour
