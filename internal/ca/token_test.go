@@ -109,10 +109,10 @@ func TestTokenIsSecret(t *testing.T) {
 	}
 	raw := fmt.Sprintf("%v", *tok.secret)
 	type inner struct{ hidden Token }
-	number := "%d %x %v"
+	number := "%d %x %v" // the wrong verb is the point: it must not reach the secret either
 	for _, text := range []string{
 		fmt.Sprint(tok), fmt.Sprintf("%v %+v %#v %s %q", tok, tok, tok, tok, tok), fmt.Sprintf("%v %+v %#v", &tok, &tok, &tok),
-		fmt.Sprintf("%v %+v", struct{ T Token }{tok}, []Token{tok}), fmt.Sprintf(number, tok, tok, inner{tok}), fmt.Sprintf("%+v %#v", inner{tok}, &inner{tok}), string(js), log.String(),
+		fmt.Sprintf("%v %+v", struct{ T Token }{tok}, []Token{tok}), fmt.Sprintf(number, []any{tok, tok, inner{tok}}...), fmt.Sprintf("%+v %#v", inner{tok}, &inner{tok}), string(js), log.String(),
 	} {
 		if strings.Contains(text, secret) || strings.Contains(text, raw) || strings.Contains(text, fmt.Sprintf("%x", *tok.secret)) {
 			t.Errorf("the secret is in %s", text)

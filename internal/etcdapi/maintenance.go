@@ -177,8 +177,5 @@ func (s maintenanceServer) Downgrade(ctx context.Context, r *pb.DowngradeRequest
 	if err != nil {
 		return nil, err
 	}
-	if err := s.core.Downgrade(ctx, who, action, r.Version); err != nil {
-		return nil, err
-	}
-	return &pb.DowngradeResponse{Header: s.header().proto(), Version: ClusterVersion}, nil
+	return nil, s.core.Downgrade(ctx, who, action, r.Version) // always an error: there is no version to go back to
 }

@@ -406,12 +406,12 @@ var errBusyCalls = fault.New(fault.Exhausted, "too many requests")
 
 func (l *link) serveCall(r *reader) error {
 	id, ms := r.uvarint(), r.uvarint()
-	method := string(r.bytes(maxMethod))
+	method := r.bytes(maxMethod)
 	payload := r.b
 	if r.bad {
 		return fmt.Errorf("call: %w", errMalformed)
 	}
-	h := l.t.handlers[method]
+	h := l.t.handlers[string(method)]
 	l.mu.Lock()
 	busy := l.busy >= maxBusyCalls
 	if !busy && h != nil {

@@ -225,7 +225,7 @@ func appendSpan(b []byte, s storage.Span) []byte {
 		b = binary.AppendUvarint(b, n|spanOpen)
 		return append(b, s.Start...)
 	case s.SingleKey():
-		b = binary.AppendUvarint(b, n|spanSingle)
+		b = binary.AppendUvarint(b, n+spanSingle)
 		return append(append(b, s.Start...), 0)
 	default:
 		b = binary.AppendUvarint(b, n|spanBounded)

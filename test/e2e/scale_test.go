@@ -92,7 +92,7 @@ func TestScale(t *testing.T) {
 	}
 	mark(t, "old page of 500", d, 10*time.Millisecond)
 
-	hot := scaleKey(scaleKeys/3+1)[:31] + "!" // sorts among the page's keys
+	hot := scaleKey(scaleKeys/3 + 1)[:31] + "!" // sorts among the page's keys
 	inParallel(t, 64, 100_000, func(int) error { _, err := cl.Put(ctx, hot, "hot"); return err })
 	d, resp = page(0)
 	t.Logf("the page with a key of 100,000 versions in it: median %v", d)
