@@ -20,6 +20,7 @@ type admission struct {
 const (
 	defaultHandshakes = 512
 	defaultPerAddress = 128
+	defaultStrangers  = 512
 	waitingFactor     = 8 // that many connections may wait for each that is active
 )
 

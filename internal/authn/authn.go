@@ -135,8 +135,8 @@ type Env struct {
 	Log      *slog.Logger
 	Registry *Registry
 	Resolver Resolver // required on the peer side when addresses are checked
-	// Revoked is asked once for each accepted certificate, after its connection is in the registry: one point read. An
-	// error refuses the connection. Nil: the cluster keeps no revocations.
+	// Revoked is asked about each certificate of an accepted chain but the anchor, after its connection is in the registry:
+	// one point read. An error refuses the connection. Nil: the cluster keeps no revocations.
 	Revoked func(policy.Certificate) (bool, error)
 }
 

@@ -14,6 +14,7 @@ type conn struct {
 	net.Conn
 	registry *Registry
 	closed   atomic.Bool
+	ended    func() // called once when it is closed; nil: nobody asked
 
 	head   []byte // read while sniffing, not yet handed on
 	budget int    // bytes that may still be read before the handshake is over; negative: no bound
@@ -55,6 +56,9 @@ func (c *conn) Close() error {
 	}
 	err := c.Conn.Close()
 	c.registry.remove(c)
+	if c.ended != nil {
+		c.ended()
+	}
 	return err
 }
 

@@ -41,6 +41,9 @@ type GateOptions struct {
 	Refused func(Refusal)
 
 	MaxHandshakes, MaxHandshakesPerAddress int // 0: 512 and 128
+	// MaxConnections bounds the open connections of this socket, from the first byte to the last. 0: on the public side 512,
+	// where anybody may open them and would take the file descriptors of the other ports; elsewhere there is no bound.
+	MaxConnections int
 }
 
 // Refusal is a certificate that was refused.
@@ -60,6 +63,7 @@ type Gate struct {
 	routes  [3]*route
 	refused refusalLog
 	counts  gateCounts
+	open    atomic.Int64 // connections, where they are bounded
 
 	ctx    context.Context //nolint:containedctx // ends with Close
 	cancel context.CancelFunc
@@ -100,6 +104,10 @@ func NewGate(socket net.Listener, o GateOptions) (*Gate, error) {
 		o.MaxHandshakesPerAddress = defaultPerAddress
 	}
 	g := &Gate{options: o, socket: socket}
+	if o.MaxConnections <= 0 && o.Side == PublicSide {
+		o.MaxConnections = defaultStrangers
+	}
+	g.options.MaxConnections = o.MaxConnections
 	g.admit = admission{
 		maxActive: o.MaxHandshakes, maxPerAddress: o.MaxHandshakesPerAddress, maxWaiting: o.MaxHandshakes * waitingFactor,
 		perAddr: map[string]int{}, running: map[string]int{},
@@ -184,6 +192,9 @@ func (g *Gate) Serve() error {
 		pause = 5 * time.Millisecond
 		g.counts.accepted.Add(1)
 		c := &conn{Conn: raw, registry: g.options.Registry, budget: handshakeBytes}
+		if g.full(c) {
+			continue
+		}
 		switch g.admit.enter(c) {
 		case start:
 			g.begin(c)
@@ -197,6 +208,24 @@ func (g *Gate) Serve() error {
 }
 
 var errOverflow = errors.New("too many connections are waiting for their handshake")
+
+// full counts c among the open connections, or closes it when there are too many.
+func (g *Gate) full(c *conn) bool {
+	if g.options.MaxConnections <= 0 {
+		return false
+	}
+	if g.open.Add(1) > int64(g.options.MaxConnections) {
+		g.open.Add(-1)
+		g.counts.overflow.Add(1)
+		g.refused.add(c, errCrowded)
+		c.Close()
+		return true
+	}
+	c.ended = func() { g.open.Add(-1) }
+	return false
+}
+
+var errCrowded = errors.New("too many connections are open")
 
 // begin runs c's handshake, and then those that waited for its turn, in one goroutine that Close waits for.
 func (g *Gate) begin(c *conn) {

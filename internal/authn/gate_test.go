@@ -195,6 +195,28 @@ func TestHalfOpen(t *testing.T) {
 	}
 }
 
+// TestMaxConnections: where strangers connect, their open connections are bounded, and an ended one makes room.
+func TestMaxConnections(t *testing.T) {
+	l := newLab(t)
+	a := makeAuthority(t, "CA")
+	s := l.stand(GateOptions{TLS: l.identity(l.mutual(a)), MaxConnections: 2, Now: l.bursts})
+	config := clientTLS(a.cert, nil, a.leaf("me", nil))
+	one, _ := s.session(t, config)
+	s.session(t, config)
+	if got := s.get(t, config, false); got.err == nil {
+		t.Fatal("a third connection was served")
+	}
+	l.log.await(t, "rejected connection", errCrowded.Error())
+	one.Close()
+	until(t, "there is room again", func() bool { return s.open.Load() == 1 })
+	if got := s.get(t, config, false); got.err != nil {
+		t.Fatal(got.err)
+	}
+	if g, err := NewGate(s.socket, GateOptions{Side: PublicSide, Routes: ServeWeb, Plain: true, Registry: l.registry, Log: l.log.logger(), Now: l.clock}); err != nil || g.options.MaxConnections == 0 {
+		t.Errorf("the public side has no bound (%v)", err)
+	}
+}
+
 // TestHandshakeDeadline: a client that stops in the middle is closed after handshakeLimit, and the log says so.
 func TestHandshakeDeadline(t *testing.T) {
 	if testing.Short() {

@@ -275,12 +275,14 @@ func (i *Identity) revoked(p *proof) error {
 	if i.env.Revoked == nil {
 		return nil
 	}
-	yes, err := i.env.Revoked(p.names[0])
-	switch {
-	case err != nil:
-		return &refusal{err: fmt.Errorf("tls: revocation could not be looked up: %w", err), reason: "whether it is revoked cannot be told now", cert: p.chain[0]}
-	case yes:
-		return &refusal{err: errRevoked, reason: "it was revoked in this cluster", cert: p.chain[0]}
+	for k, name := range p.names { // an intermediate that was revoked takes with it what it signed
+		yes, err := i.env.Revoked(name)
+		switch {
+		case err != nil:
+			return &refusal{err: fmt.Errorf("tls: revocation could not be looked up: %w", err), reason: "whether it is revoked cannot be told now", cert: p.chain[k]}
+		case yes:
+			return &refusal{err: errRevoked, reason: "it was revoked in this cluster", cert: p.chain[k]}
+		}
 	}
 	return nil
 }

@@ -287,6 +287,23 @@ func TestRevokedHook(t *testing.T) {
 	until(t, "no connection in the registry", func() bool { all, _ := l.registry.Count(); return all == 0 })
 }
 
+// TestRevokedIntermediate: a row that revokes an intermediate keeps out what it signed.
+func TestRevokedIntermediate(t *testing.T) {
+	l := newLab(t)
+	a := makeAuthority(t, "CA")
+	sub := a.under("sub")
+	gone := ca.Name(sub.cert, a.cert)
+	env := l.env()
+	env.Revoked = func(c policy.Certificate) (bool, error) { return c == gone, nil }
+	s := l.stand(GateOptions{TLS: l.identityIn(l.mutual(a), env)})
+	if got := s.get(t, clientTLS(a.cert, nil, sub.leaf("below", nil, sub.cert)), false); got.err == nil {
+		t.Error("a certificate of a revoked intermediate came in")
+	}
+	if got := s.get(t, clientTLS(a.cert, nil, a.leaf("beside", nil)), false); got.err != nil {
+		t.Error(got.err)
+	}
+}
+
 // TestReplace: a renewed identity is shown at once, and an issuer that is dropped takes its connections along.
 func TestReplace(t *testing.T) {
 	l := newLab(t)

@@ -40,7 +40,7 @@ const (
 const messageOverhead = 512 << 10
 
 // maxHeaderBytes bounds the metadata of a call; a token is the largest thing in it.
-const maxHeaderBytes = 256 << 10
+const maxHeaderBytes = 64 << 10
 
 // Options configure an API. Core, Principal, Report and Logger must be set; zero elsewhere means etcd's default.
 type Options struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"slices"
@@ -103,20 +104,42 @@ func warnAfter(d time.Duration) time.Duration {
 func (f *front) webHandler() (http.Handler, error) {
 	c := f.n.config
 	web, err := f.n.api.NewWebHandler(etcdapi.WebOptions{
-		GRPC: f.grpc, CORS: orAll(c.Web.CORS), HostWhitelist: orAll(c.Web.HostWhitelist),
+		GRPC: f.grpc, CORS: origins(c), HostWhitelist: orAll(c.Web.HostWhitelist),
 		DisableGateway: !c.Web.Gateway, Pprof: c.Web.Pprof,
 	})
 	if err != nil {
 		return nil, err
 	}
-	admin := f.n.adminHandler()
+	// A page that a browser shows must not act with the certificate of who looks at it.
+	admin := http.NewCrossOriginProtection().Handler(f.n.adminHandler())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, caapi.AdminPrefix) {
+		switch {
+		case strings.HasPrefix(r.URL.Path, caapi.AdminPrefix):
 			admin.ServeHTTP(w, r)
-			return
+		case c.Mode == config.ModeServer && (r.URL.Path == "/metrics" || strings.HasPrefix(r.URL.Path, "/debug/")) && !f.mayWatch(r):
+			http.Error(w, "permission denied", http.StatusForbidden)
+		default:
+			web.ServeHTTP(w, r)
 		}
-		web.ServeHTTP(w, r)
 	}), nil
+}
+
+// mayWatch reports whether a request comes from somebody who may see this member's status: under `holdfast server` a
+// certificate alone is no right.
+func (f *front) mayWatch(r *http.Request) bool {
+	who, err := f.n.core.Identify(authn.PrincipalFromContext(r.Context()), "")
+	if err == nil {
+		_, err = f.n.core.Status(r.Context(), who)
+	}
+	return err == nil
+}
+
+// origins are those whose pages may call: etcd's default is all, Holdfast's own is none but the port itself.
+func origins(c *config.Config) []string {
+	if c.Mode == config.ModeServer {
+		return c.Web.CORS
+	}
+	return orAll(c.Web.CORS)
 }
 
 // orAll is what etcd means by an empty list.
@@ -136,7 +159,7 @@ func (f *front) bind(ctx context.Context, urls config.URLs, o authn.GateOptions,
 	for _, g := range gates {
 		p := frontPart{gate: g, grpc: o.Routes&authn.ServeGRPC != 0}
 		if o.Routes&authn.ServeWeb != 0 {
-			p.web = f.newWebServer(h)
+			p.web = f.newWebServer(h, o.Side)
 			f.webs = append(f.webs, p.web)
 		}
 		f.gates, f.parts = append(f.gates, g), append(f.parts, p)
@@ -144,12 +167,29 @@ func (f *front) bind(ctx context.Context, urls config.URLs, o authn.GateOptions,
 	return nil
 }
 
-func (f *front) newWebServer(h http.Handler) *http.Server {
+// Bounds of web servers. A stream that is opened and never finished holds its headers and a goroutine, so what one
+// connection may have open is bounded wherever nobody has asked for more.
+const (
+	webStreams      = 10_000
+	strangerStreams = 16 // the public side, where nobody shows who they are
+	webHeaders      = 64 << 10
+	strangerHeaders = 16 << 10
+)
+
+func (f *front) newWebServer(h http.Handler, side authn.Side) *http.Server {
+	streams := f.n.config.Limits.MaxConcurrentStreams
+	if streams == math.MaxUint32 {
+		streams = webStreams
+	}
 	s := &http.Server{
 		Handler: h, ConnContext: authn.ConnContext, ErrorLog: quiet(f.n.log),
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 1 << 20,
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: int(min(f.n.config.Limits.MaxConcurrentStreams, 1<<20))},
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: webHeaders,
 	}
+	if side == authn.PublicSide {
+		streams, s.MaxHeaderBytes = strangerStreams, strangerHeaders
+		s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = 15*time.Second, time.Minute, 15*time.Second
+	}
+	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: int(min(streams, math.MaxInt32))}
 	s.Protocols = new(http.Protocols)
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetHTTP2(true)

@@ -159,7 +159,7 @@ type Limits struct {
 	MaxTxnOps uint `yaml:"max-txn-ops"`
 	// MaxRequestBytes bounds one request. Default: 1572864.
 	MaxRequestBytes uint `yaml:"max-request-bytes"`
-	// MaxConcurrentStreams bounds the open streams of one connection. Default: 4294967295.
+	// MaxConcurrentStreams bounds the open streams of one connection. Default: 10000; etcd's, for `holdfast etcd`, is 4294967295.
 	MaxConcurrentStreams uint32 `yaml:"max-concurrent-streams"`
 }
 
@@ -247,7 +247,8 @@ type Web struct {
 	Pprof bool `yaml:"pprof"`
 	// MetricsLevel is basic or extensive (adds latency histograms of the gRPC methods). Default: basic.
 	MetricsLevel string `yaml:"metrics-level"`
-	// CORS lists the origins that browsers may send from; * or empty: all.
+	// CORS lists the origins that browsers may send from; * is all. Empty: all for `holdfast etcd`, otherwise none but the
+	// port itself.
 	CORS []string `yaml:"-"`
 	// HostWhitelist lists the host names that plaintext HTTP requests may name; * or empty: all.
 	HostWhitelist []string `yaml:"-"`
@@ -312,6 +313,8 @@ func Server() *Config {
 	c.Listen.Peer = MustURLs("https://0.0.0.0:2380")
 	c.Listen.Public = MustURLs("https://0.0.0.0:2378")
 	c.TLS.MinVersion = "TLS1.3"
+	c.Limits.MaxConcurrentStreams = 10_000
+	c.Web.CORS = nil
 	c.Log.Format = "text"
 	return c
 }
