@@ -134,7 +134,12 @@ func (s Seed) Issuer(role policy.Role) ca.Authority {
 func rootKey(name string) []byte   { return []byte("root/" + name) }
 func secretKey(name string) []byte { return []byte("secret/" + name) }
 func pinKey(member uint64) []byte  { return fmt.Appendf(nil, "pin/%016x", member) }
-func tokenKey(id uint64) []byte    { return fmt.Appendf(nil, "token/%016x", id) }
+func tokenKey(id uint64) []byte    { return fmt.Appendf(nil, tokenPrefix+"%016x", id) }
+
+const (
+	tokenPrefix = "token/"
+	tokenEnd    = "token0"
+)
 
 // Establish writes the rows of a new authority, once: if the cluster has one already, nothing happens.
 func (a *Authority) Establish(ctx context.Context, s Seed) error {

@@ -15,9 +15,11 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/internal/ca"
+	"holdfast.dev/holdfast/internal/core"
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/policy"
 	"holdfast.dev/holdfast/internal/state"
+	"holdfast.dev/holdfast/internal/storage"
 )
 
 // tokenRecord is the row of one join token.
@@ -184,36 +186,104 @@ func (a *Authority) replace(ctx context.Context, key []byte, revision int64, v a
 	return res.Succeeded, nil
 }
 
-// addOnce adds the member, or finds the one that this token's key has added before.
+// addOnce adds the member, or finds the one that this token's key has added before: a token makes one member, whatever its
+// holder asks for at the same time.
 func (a *Authority) addOnce(ctx context.Context, r JoinRequest, token ca.Token, record *tokenRecord) (state.Member, []state.Member, error) {
 	members, err := a.o.Core.Members(ctx, a.o.System, true)
 	if err != nil {
 		return state.Member{}, nil, err
 	}
-	for _, m := range members {
-		if record.Member != "" && fmt.Sprintf("%016x", m.ID) == record.Member || record.Member == "" && sameURLs(m.PeerURLs, r.PeerURLs) && m.Name == "" {
-			return m, members, nil
-		}
-	}
 	if record.Member != "" {
-		return state.Member{}, nil, ErrBadToken.WithHint("the member that this token made has been removed; create another token")
+		return madeBy(record, members)
 	}
-	added, members, err := a.o.Core.MemberAdd(ctx, a.o.System, r.PeerURLs, true)
+	added, found, err := a.orphan(ctx, r, members)
 	if err != nil {
 		return state.Member{}, nil, err
 	}
-	kv, err := a.kv(ctx, tokenKey(token.ID))
-	if err != nil {
-		return state.Member{}, nil, err
-	}
-	record.Member = fmt.Sprintf("%016x", added.ID)
-	if kv != nil {
-		if _, err := a.replace(ctx, tokenKey(token.ID), kv.ModRevision, record); err != nil {
+	if !found {
+		if added, members, err = a.o.Core.MemberAdd(ctx, a.o.System, r.PeerURLs, true); err != nil {
 			return state.Member{}, nil, err
 		}
 	}
+	first, err := a.credit(ctx, token, record, added.ID)
+	if err != nil {
+		return state.Member{}, nil, err
+	}
+	if !first {
+		if !found && record.Member != memberName(added.ID) {
+			if _, err := a.o.Core.MemberRemove(ctx, a.o.System, added.ID); err != nil {
+				return state.Member{}, nil, err
+			}
+		}
+		if members, err = a.o.Core.Members(ctx, a.o.System, true); err != nil {
+			return state.Member{}, nil, err
+		}
+		return madeBy(record, members)
+	}
 	a.o.Log.Info("admitted a member for a join token", "token", token, "member", record.Member, "peer-urls", r.PeerURLs)
 	return added, members, nil
+}
+
+func memberName(id uint64) string { return fmt.Sprintf("%016x", id) }
+
+// madeBy finds the member that a token has made.
+func madeBy(record *tokenRecord, members []state.Member) (state.Member, []state.Member, error) {
+	for _, m := range members {
+		if memberName(m.ID) == record.Member {
+			return m, members, nil
+		}
+	}
+	return state.Member{}, nil, ErrBadToken.WithHint("the member that this token made has been removed; create another token")
+}
+
+// orphan finds the member that an earlier attempt at the same addresses added without getting as far as to note it. One that
+// has a name, or that a token has made, is not for the taking.
+func (a *Authority) orphan(ctx context.Context, r JoinRequest, members []state.Member) (state.Member, bool, error) {
+	i := slices.IndexFunc(members, func(m state.Member) bool { return m.Name == "" && sameURLs(m.PeerURLs, r.PeerURLs) })
+	if i < 0 {
+		return state.Member{}, false, nil
+	}
+	page, err := a.o.Core.Range(ctx, a.o.System, core.RangeRequest{
+		Space: mvcc.SpaceCA, Query: mvcc.Query{Span: storage.Span{Start: []byte(tokenPrefix), End: []byte(tokenEnd)}, NoCount: true},
+	})
+	if err != nil {
+		return state.Member{}, false, err
+	}
+	for _, kv := range page.KVs {
+		var other tokenRecord
+		if err := json.Unmarshal(kv.Value, &other); err != nil {
+			return state.Member{}, false, fmt.Errorf("the row %s: %w", kv.Key, err)
+		}
+		if other.Member == memberName(members[i].ID) {
+			return state.Member{}, false, ErrBadToken.WithHint("another token has made a member with these peer URLs; remove it first, or join with that token")
+		}
+	}
+	return members[i], true, nil
+}
+
+// credit notes in the token's row that it made member. If the row names one already, first is false and record is what the
+// row holds.
+func (a *Authority) credit(ctx context.Context, token ca.Token, record *tokenRecord, member uint64) (first bool, err error) {
+	for {
+		kv, err := a.kv(ctx, tokenKey(token.ID))
+		if err != nil {
+			return false, err
+		}
+		if kv == nil {
+			return false, ErrBadToken
+		}
+		var now tokenRecord
+		if err := json.Unmarshal(kv.Value, &now); err != nil {
+			return false, fmt.Errorf("the row of %v: %w", token, err)
+		}
+		if *record = now; now.Member != "" {
+			return false, nil
+		}
+		record.Member = memberName(member)
+		if done, err := a.replace(ctx, tokenKey(token.ID), kv.ModRevision, record); done || err != nil {
+			return done, err
+		}
+	}
 }
 
 func sameURLs(a, b []string) bool {
