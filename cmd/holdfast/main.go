@@ -35,8 +35,10 @@ func run() int {
 		ctlv3.MustStart() // ends the process itself when it fails
 		return 0
 	case "etcd":
+		keepPrivate()
 		return runEtcd(os.Args[1:])
 	}
+	keepPrivate()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return execute(ctx, newRoot(), os.Stderr)
