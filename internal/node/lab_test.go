@@ -105,6 +105,22 @@ func (m *member) ready() {
 	}
 }
 
+// logs waits until the member's log holds text.
+func (m *member) logs(text string) {
+	m.t.Helper()
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !strings.Contains(m.log.String(), text) {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			m.t.Fatalf("the log does not hold %q:\n%s", text, m.log)
+		}
+	}
+}
+
 func (m *member) stop() {
 	if m.node == nil {
 		return

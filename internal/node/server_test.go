@@ -250,9 +250,7 @@ func TestForeignCertificate(t *testing.T) {
 		resp.Body.Close()
 		t.Fatalf("it came in: %s", resp.Status)
 	}
-	if !strings.Contains(one.log.String(), "rejected connection on client endpoint") {
-		t.Errorf("the log does not say who was refused:\n%s", one.log)
-	}
+	one.logs("rejected connection on client endpoint") // in TLS 1.3 the client knows before the server has said so
 }
 
 // TestRecoveryCode opens a data directory whose key was lost.
