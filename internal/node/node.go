@@ -17,6 +17,7 @@ import (
 	"holdfast.dev/holdfast/internal/caapi"
 	"holdfast.dev/holdfast/internal/core"
 	"holdfast.dev/holdfast/internal/etcdapi"
+	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/node/config"
 	"holdfast.dev/holdfast/internal/policy"
 	"holdfast.dev/holdfast/internal/replica"
@@ -71,12 +72,29 @@ func Start(ctx context.Context, c *config.Config, env Env) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := n.open(ctx); err != nil {
 		n.cancel(err)
-		return nil, errors.Join(err, n.closeParts())
+		return nil, errors.Join(advise(err), n.closeParts())
 	}
 	n.printWeaknesses()
 	n.run()
 	return n, nil
 }
+
+// advise adds what to do to an error that says that stored bytes do not verify, unless it says so itself.
+func advise(err error) error {
+	if f := fault.From(err); err != nil && f.Kind == fault.Corrupt && f.Hint == "" {
+		return &advised{err, f.WithHint("the file that is named is damaged or was exchanged, and nothing of it is served. In a cluster, remove this member, " +
+			"move the data directory away and join as a new member; a cluster of one member is restored from a snapshot or backup")}
+	}
+	return err
+}
+
+// advised is an error with a hint.
+type advised struct {
+	error
+	fault *fault.Error
+}
+
+func (a *advised) Unwrap() []error { return []error{a.fault, a.error} }
 
 // open is the story of a start, in order. What it has opened when a step fails, closeParts closes.
 func (n *Node) open(ctx context.Context) error {
@@ -242,7 +260,7 @@ func (n *Node) end(err error, replicaDone <-chan error) {
 	if err != nil && !errors.Is(err, ErrRemoved) {
 		n.log.Error("the member ends because of a fault", "error", err)
 	}
-	err = errors.Join(err, n.closeParts())
+	err = errors.Join(advise(err), n.closeParts())
 	n.mu.Lock()
 	n.fault = err
 	n.mu.Unlock()

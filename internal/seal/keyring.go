@@ -272,6 +272,7 @@ func unlock(f *ringFile, keks []KEK) ([]byte, error) {
 	}
 	var tried []string
 	var failed error
+	hint := "give the key that is named, or the recovery code"
 	for _, kek := range keks {
 		for _, named := range []bool{true, false} {
 			for _, s := range f.slots {
@@ -281,6 +282,9 @@ func unlock(f *ringFile, keks []KEK) ([]byte, error) {
 				key, err := kek.Unwrap(context.Background(), s.wrapped, slotAAD(f, s.id))
 				if err == nil && len(key) == keySize {
 					return key, nil
+				}
+				if named {
+					hint = "the key that is named was given: the KEYRING is damaged, then put it back from a copy; or, for a pass phrase, it is not the right one"
 				}
 				if err != nil && !errors.Is(err, ErrWrongKEK) && failed == nil {
 					failed = fmt.Errorf("slot %d (%s) with %s: %w", s.id, s.kekID, describe(kek), err)
@@ -292,7 +296,7 @@ func unlock(f *ringFile, keks []KEK) ([]byte, error) {
 	if failed != nil {
 		return nil, failed
 	}
-	return nil, hinted(ErrWrongKEK, "give the key that is named, or the recovery code", "tried %s; the keyring opens with %s", strings.Join(tried, ", "), slotNames(f))
+	return nil, hinted(ErrWrongKEK, hint, "tried %s; the keyring opens with %s", strings.Join(tried, ", "), slotNames(f))
 }
 
 func slotNames(f *ringFile) string {

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 )
 
@@ -347,6 +348,14 @@ func (c *cluster) tls(p pair) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, MinVersion: tls.VersionTLS12}
 }
 
+// config is a client's, which says nothing by itself: what matters is an error that a test sees.
+func (c *cluster) config(endpoints []string) clientv3.Config {
+	return clientv3.Config{
+		Endpoints: endpoints, TLS: c.tls(c.client), DialTimeout: 10 * time.Second, Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithBlock()}, //nolint:staticcheck // block: a test wants the error here
+	}
+}
+
 // dial returns a client of the given members, or of all.
 func (c *cluster) dial(members ...int) *clientv3.Client {
 	c.t.Helper()
@@ -357,7 +366,7 @@ func (c *cluster) dial(members ...int) *clientv3.Client {
 			endpoints = append(endpoints, c.endpoint(m))
 		}
 	}
-	cl, err := clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: c.tls(c.client), DialTimeout: 10 * time.Second, DialOptions: []grpc.DialOption{grpc.WithBlock()}}) //nolint:staticcheck // block: a test wants the error here
+	cl, err := clientv3.New(c.config(endpoints))
 	check(c.t, err)
 	c.t.Cleanup(func() { cl.Close() })
 	return cl
