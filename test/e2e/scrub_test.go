@@ -20,6 +20,7 @@ func TestScrubRuns(t *testing.T) {
 	path := filepath.Join(c.dataDir(0), "audit", "0000000000000001.audit")
 	c.restart(0) // begins the next file
 	c.ready(0)
+	c.mustCtl("user", "add", "bob:secret")
 	check(t, c.members[0].stop())
 	data, err := os.ReadFile(path)
 	check(t, err)
