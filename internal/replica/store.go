@@ -169,6 +169,9 @@ func newStore(o StoreOptions) *Store {
 
 func (s *Store) newLog(o StoreOptions) *raftLog {
 	limits := logLimits{segment: o.SegmentBytes, keep: o.KeepBytes, cache: o.CacheBytes, keepEntries: o.KeepEntries, flushEntries: o.FlushEntries}
+	if roll := limits.rollEntries(); roll > 0 {
+		orDefault(&limits.segment, max(1<<20, int64(min(roll, 2048))*8<<10)) // segments end early: do not prepare what stays empty
+	}
 	orDefault(&limits.segment, 16<<20)
 	orDefault(&limits.keep, 128<<20)
 	orDefault(&limits.cache, 16<<20)
