@@ -227,7 +227,11 @@ func (p *pki) writeContext(ctx context.Context) error {
 		return err
 	}
 	name := fmt.Sprintf("%016x", p.n.store.Cluster())
-	want := contexts.Context{Name: name, Endpoints: p.n.nearEndpoints()}
+	endpoints, err := p.n.endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	want := contexts.Context{Name: name, Endpoints: endpoints}
 	if have, err := file.Get(name); err == nil && p.contextHolds(have) {
 		for _, e := range have.Endpoints {
 			if !slices.Contains(want.Endpoints, e) {
@@ -269,6 +273,22 @@ func (p *pki) contextHolds(c contexts.Context) bool {
 	}
 	admin := p.authority.Issuers()[policy.RoleAdmin]
 	return admin != nil && admin.Equal(certs[1]) && p.n.env.Now().Before(renewAt(certs[0]))
+}
+
+// endpoints are the client URLs of every member for somebody on this host: its own first, then those of the others, so that
+// the context still works when this member is down.
+func (n *Node) endpoints(ctx context.Context) ([]string, error) {
+	members, err := n.core.Members(ctx, n.system, false)
+	if err != nil {
+		return nil, err
+	}
+	out := n.nearEndpoints()
+	for _, m := range members {
+		if m.ID != n.store.Member() {
+			out = append(out, m.ClientURLs...)
+		}
+	}
+	return out, nil
 }
 
 // nearEndpoints are the client URLs for somebody on this host.

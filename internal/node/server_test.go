@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -139,6 +140,13 @@ func TestJoin(t *testing.T) {
 	two.config.Join = one.token()
 	two.start()
 	wantKey(t, two.client(), "k", "v")
+	f, err := contexts.Load(two.user)
+	check(t, err)
+	c, err := f.Get("")
+	check(t, err)
+	if want := append(two.config.Listen.Client.Strings(), one.config.Listen.Client.Strings()...); !slices.Equal(c.Endpoints, want) {
+		t.Errorf("the context of the second member has the endpoints %v, want %v", c.Endpoints, want)
+	}
 	list, err := cl.MemberList(timeout(t))
 	check(t, err)
 	if len(list.Members) != 2 {
