@@ -54,7 +54,8 @@ type Replica struct {
 	confQueue  []*confWaiter
 	confSeq    uint64
 	flushing   bool
-	sinceCut   int
+	sinceCut   int    // bytes
+	trimmed    uint64 // index that was applied when the log was last trimmed
 	leadSince  time.Time
 	lostSince  time.Time
 	leadership Leadership

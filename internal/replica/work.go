@@ -257,8 +257,10 @@ func (r *Replica) setMembers(s State) {
 func (r *Replica) everyTick() {
 	r.proposeConfs()
 	r.publish()
-	if r.member.ticks%10 == 0 || r.sinceCut > int(r.log.limits.segment) {
-		r.sinceCut = 0
+	limits := r.log.limits
+	many := limits.keepEntries > 0 && r.applied.Load() >= r.trimmed+max(16, min(limits.flushEntries, limits.keepEntries)/2)
+	if r.member.ticks%10 == 0 || many || r.sinceCut > int(limits.segment) {
+		r.sinceCut, r.trimmed = 0, r.applied.Load()
 		r.trim()
 	}
 }
@@ -287,7 +289,12 @@ func (r *Replica) trim() {
 			if err := r.o.Machine.Flush(); err != nil {
 				r.halt(fmt.Errorf("flush the state: %w", err))
 			}
-			r.box.put(event{do: func() { r.flushing = false }})
+			r.box.put(event{do: func() {
+				r.flushing = false
+				if limits.keepEntries > 0 {
+					r.trim() // what it made durable may go at once
+				}
+			}})
 		})
 	}
 }
