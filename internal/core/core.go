@@ -34,6 +34,7 @@ type Limits struct {
 	QueueBytes   int64 // requests that wait for the log or its answer; 64 MiB
 	StreamBytes  int64 // events queued for one watch stream; 4 MiB
 	QuotaBytes   int64 // logical size of SpaceEtcd above which NOSPACE is raised; 2 GiB; negative: none
+	ReserveBytes int64 // free disk below which NOSPACE is raised; 128 MiB; negative: none
 	MaxLearners  uint32
 	Tokens       int // simple tokens alive on this member; 100,000
 }
@@ -48,6 +49,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.QueueBytes, 64<<20)
 	def(&l.StreamBytes, 4<<20)
 	def(&l.QuotaBytes, 2<<30)
+	def(&l.ReserveBytes, 128<<20)
 	if l.TxnOps == 0 {
 		l.TxnOps = 128
 	}
@@ -91,7 +93,9 @@ type Options struct {
 	CheckpointInterval time.Duration // between checkpoints of long leases; 0: none
 	CorruptInterval    time.Duration // between comparisons of hashes by the leader; 0: none
 	Compaction         AutoCompaction
-	AuditPrefixes      [][]byte // reads and writes of keys of SpaceEtcd with these prefixes are audited
+	// FreeDisk returns the bytes that are free where the data directory is; nil: nobody knows, nothing is raised.
+	FreeDisk      func() (int64, error)
+	AuditPrefixes [][]byte // reads and writes of keys of SpaceEtcd with these prefixes are audited
 
 	// OnRevoked is told of certificates that were revoked, or whose machine was replaced (nil: look at all). It runs
 	// on the applier and must not block.
@@ -131,6 +135,7 @@ type Core struct {
 	compactor  compactor
 	janitor    janitor
 	alarmAt    time.Time     // the clock's alone: no alarm is proposed before
+	disk       diskWatch     // the clock's alone
 	levelAt    time.Time     // likewise for the feature level
 	rights     atomic.Uint64 // one more with every change of who may do what
 	stopped    atomic.Bool

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/policy"
@@ -607,6 +609,59 @@ func TestQuotaOnTheClock(t *testing.T) {
 	defer g.release()
 	if !g.machine.HasAlarm(state.AlarmNoSpace) {
 		t.Fatal("no alarm")
+	}
+}
+
+// TestDiskReserve: a disk that is nearly full raises the alarm through the log, and room lowers it again; an alarm that the
+// disk did not raise stays.
+func TestDiskReserve(t *testing.T) {
+	t.Parallel()
+	var free atomic.Int64
+	free.Store(1000)
+	var broken atomic.Bool
+	m := start(t, func(o *Options) {
+		o.Limits.ReserveBytes = 100
+		o.FreeDisk = func() (int64, error) {
+			if broken.Load() {
+				return 0, errors.New("cannot tell")
+			}
+			return free.Load(), nil
+		}
+	})
+	m.put("a", "1")
+	alarmed := func() bool {
+		m.pass(10 * time.Second)
+		g := m.acquire()
+		defer g.release()
+		return g.machine.HasAlarm(state.AlarmNoSpace)
+	}
+	if alarmed() {
+		t.Fatal("an alarm with room left")
+	}
+	broken.Store(true)
+	free.Store(50)
+	if alarmed() {
+		t.Fatal("an alarm though nobody knows")
+	}
+	broken.Store(false)
+	if !alarmed() {
+		t.Fatal("no alarm on a full disk")
+	}
+	_, err := m.Put(m.ctx, m.anon, &state.Put{Space: mvcc.SpaceEtcd, Key: []byte("b"), Value: []byte("2")})
+	want(t, err, state.ErrNoSpace)
+	free.Store(150)
+	if !alarmed() {
+		t.Fatal("lowered before there is twice the reserve")
+	}
+	free.Store(250)
+	if alarmed() {
+		t.Fatal("not lowered")
+	}
+	m.put("b", "2")
+	_, err = m.ChangeAlarm(m.ctx, m.system, state.AlarmChange{Alarm: state.Alarm{Member: testMember, Kind: state.AlarmNoSpace}, Raise: true})
+	must(t, err)
+	if !alarmed() {
+		t.Fatal("somebody else's alarm was lowered")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"holdfast.dev/holdfast/internal/fault"
@@ -29,6 +30,7 @@ func (c *Core) Tick(now time.Time) {
 		return
 	}
 	c.tickQuota(now)
+	c.tickDisk(now)
 	c.compactor.sample(c, now, s.Self)
 	if s.Self {
 		c.tickLeases(now)
@@ -49,6 +51,50 @@ func (c *Core) tickQuota(now time.Time) {
 	}
 	c.alarmAt = now.Add(c.timeout)
 	c.background(&state.AlarmChange{Alarm: state.Alarm{Member: c.member, Kind: state.AlarmNoSpace}, Raise: true}, c.complain("the alarm for a full space"))
+}
+
+// diskWatch is what the clock knows of the disk under this member.
+type diskWatch struct {
+	lookAt time.Time // the next look
+	full   bool      // this run raised NOSPACE for the disk's sake, and takes it back itself
+	blind  bool      // the last look failed
+}
+
+// diskInterval is how often the free space is looked at.
+const diskInterval = time.Second
+
+// tickDisk raises NOSPACE while the disk can still hold what makes room again: a compaction, its tables, the log. It takes
+// back what it raised once there is twice the reserve, unless the quota is used up as well.
+func (c *Core) tickDisk(now time.Time) {
+	w := &c.disk
+	if c.opt.FreeDisk == nil || c.limits.ReserveBytes < 0 || now.Before(w.lookAt) {
+		return
+	}
+	w.lookAt = now.Add(diskInterval)
+	free, err := c.opt.FreeDisk()
+	if err != nil {
+		if !w.blind {
+			c.log.Warn("the free space of the disk cannot be told", "error", err)
+		}
+		w.blind = true
+		return
+	}
+	w.blind = false
+	g := c.acquire()
+	defer g.release()
+	alarm := state.Alarm{Member: c.member, Kind: state.AlarmNoSpace}
+	raised := slices.Contains(g.machine.Alarms(), alarm)
+	within := c.limits.QuotaBytes < 0 || g.machine.Space(mvcc.SpaceEtcd).Bytes() <= c.limits.QuotaBytes
+	switch {
+	case free < c.limits.ReserveBytes && !raised && g.machine.Applied() > 0:
+		c.log.Warn("the disk is nearly full: writes are refused until there is room again", "free", free, "reserve", c.limits.ReserveBytes)
+		w.full, w.lookAt = true, now.Add(c.timeout)
+		c.background(&state.AlarmChange{Alarm: alarm, Raise: true}, c.complain("the alarm for a full disk"))
+	case w.full && raised && within && free >= 2*c.limits.ReserveBytes:
+		c.log.Info("the disk has room again: writes are taken", "free", free)
+		w.full, w.lookAt = false, now.Add(c.timeout)
+		c.background(&state.AlarmChange{Alarm: alarm}, c.complain("the end of the alarm for a full disk"))
+	}
 }
 
 // tickLevel raises the feature level to what every member knows.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"holdfast.dev/holdfast/internal/audit"
@@ -37,8 +38,9 @@ func (n *Node) coreOptions(m *state.Machine) (core.Options, error) {
 		Member:    n.store.Member(), Boot: boot, Clock: n.env.Now, Rand: n.env.Rand, Logger: n.log, Audit: n.record,
 		Limits: core.Limits{
 			RequestBytes: int64(c.Limits.MaxRequestBytes), TxnOps: int(c.Limits.MaxTxnOps), QuotaBytes: c.Limits.QuotaBytes,
-			MaxLearners: uint32(c.Raft.MaxLearners),
+			ReserveBytes: c.Limits.ReserveBytes, MaxLearners: uint32(c.Raft.MaxLearners),
 		},
+		FreeDisk: n.freeDisk, AuditPrefixes: prefixes(c.Audit.Prefixes),
 		Election:     c.Raft.Election,
 		ClusterToken: n.card.Token, NoStrictReconfig: !c.Raft.StrictReconfig,
 		AuthToken: c.Auth.Token, ReadFile: readFile, TokenTTL: time.Duration(c.Auth.TokenTTL) * time.Second, BcryptCost: int(c.Auth.BcryptCost),
@@ -46,6 +48,19 @@ func (n *Node) coreOptions(m *state.Machine) (core.Options, error) {
 		Compaction: core.AutoCompaction{Period: period, Revisions: revisions},
 		OnRevoked:  n.onRevoked,
 	}, nil
+}
+
+// freeDisk is the space left where the data directory is.
+func (n *Node) freeDisk() (int64, error) {
+	u, err := n.env.FS.GetDiskUsage(n.home.dir)
+	return int64(min(u.AvailBytes, math.MaxInt64)), err
+}
+
+func prefixes(list []string) (out [][]byte) {
+	for _, p := range list {
+		out = append(out, []byte(p))
+	}
+	return out
 }
 
 const (

@@ -55,6 +55,8 @@ type Config struct {
 
 	// Seal says where the key that opens the data directory is.
 	Seal Seal `yaml:"seal"`
+	// Audit says what of the data is recorded beside what always is.
+	Audit Audit `yaml:"audit"`
 
 	// Raft holds consensus timing and membership rules.
 	Raft Raft `yaml:"raft"`
@@ -132,6 +134,12 @@ type Seal struct {
 	ScrubBytesPerSecond int64 `yaml:"scrub-bytes-per-second"`
 }
 
+// Audit says what is recorded beside refusals, logins and control operations, which always are.
+type Audit struct {
+	// Prefixes lists prefixes of keys whose reads and writes are recorded, without their values. Default: none.
+	Prefixes []string `yaml:"prefixes"`
+}
+
 // Raft holds consensus timing and membership rules.
 type Raft struct {
 	// Heartbeat is the leader's heartbeat. Default: 100ms.
@@ -155,6 +163,9 @@ type Limits struct {
 	// QuotaBytes is the logical size (live and not yet compacted) beyond which the NOSPACE alarm is raised; 0 means
 	// 2 GiB, a negative number none.
 	QuotaBytes int64 `yaml:"quota-bytes"`
+	// ReserveBytes is the free disk below which the NOSPACE alarm is raised; it is lowered again at twice that. 0 means
+	// 128 MiB, a negative number turns it off.
+	ReserveBytes int64 `yaml:"reserve-bytes"`
 	// MaxTxnOps bounds the operations of one transaction. Default: 128.
 	MaxTxnOps uint `yaml:"max-txn-ops"`
 	// MaxRequestBytes bounds one request. Default: 1572864.

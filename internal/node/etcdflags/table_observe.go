@@ -72,6 +72,8 @@ func ownFlags() []flagSpec {
 		{name: "config-file", section: own, class: action, usage: "Path to the server configuration file, in etcd's form. It replaces all other flags and ETCD_* variables."},
 		{name: "version", section: own, class: action, usage: "Print the version and exit."},
 		{name: "seal-kek", section: own, class: honoured, usage: "Where the key that opens the data directory is: file:PATH, env:VARIABLE, passphrase-file:PATH or credential:NAME or recovery-file:PATH (default: file:DATA-DIR.kek).", bind: func(c *cfg) binding { return text(&c.Seal.KEK) }},
+		{name: "audit-prefixes", section: own, class: honoured, usage: "Comma-separated prefixes of keys whose reads and writes are in the audit record, without their values.", bind: func(c *cfg) binding { return list(&c.Audit.Prefixes) }},
+		{name: "disk-reserve-bytes", section: own, class: honoured, usage: "Free disk below which the NOSPACE alarm is raised; it is lowered again at twice that. 0: 128MiB; negative: off.", bind: func(c *cfg) binding { return number(&c.Limits.ReserveBytes) }},
 		{name: "seal-scrub-bytes-per-second", section: own, class: honoured, usage: "Pace of the background check of every sealed file; 0 turns it off.", bind: func(c *cfg) binding { return number(&c.Seal.ScrubBytesPerSecond) }},
 	}
 }
