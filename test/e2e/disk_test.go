@@ -45,10 +45,7 @@ func endsOrRefuses(t *testing.T, c *cluster, l *load) bool {
 	for time.Now().Before(deadline) {
 		select {
 		case <-c.members[0].done:
-			log := c.members[0].log.String()
-			if c.members[0].err == nil || !strings.Contains(log, "no space left on device") || strings.Contains(log, "goroutine ") {
-				t.Errorf("it ended (%v), and not with the reason alone:\n%s", c.members[0].err, tail(log))
-			}
+			saysNoSpace(t, c.members[0])
 			return false
 		case <-time.After(20 * time.Millisecond):
 		}
@@ -60,19 +57,31 @@ func endsOrRefuses(t *testing.T, c *cluster, l *load) bool {
 	return false
 }
 
+// saysNoSpace wants an ended member to have ended for want of space, and to say so.
+func saysNoSpace(t *testing.T, p *process) {
+	t.Helper()
+	if log := p.log.String(); p.err == nil || !strings.Contains(log, "no space left on device") || strings.Contains(log, "goroutine ") {
+		t.Errorf("it ended (%v), and not with the reason alone:\n%s", p.err, tail(log))
+	}
+}
+
 // TestDiskFull lets a disk run full, slowly by what is written and at once by somebody else's file. The member refuses writes
 // with NOSPACE or ends with the reason; with room again it serves everything that it acknowledged, and takes writes.
 func TestDiskFull(t *testing.T) {
-	for _, how := range []string{"slowly", "at once"} {
+	for _, how := range []string{"slowly", "at once", "slowly, without a reserve", "at once, without a reserve"} {
 		t.Run(how, func(t *testing.T) {
-			c := layOutCluster(t, 1)
+			var extra []string
+			if strings.Contains(how, "without") {
+				extra = []string{"--disk-reserve-bytes", "-1"}
+			}
+			c := layOutCluster(t, 1, extra...)
 			remount := smallDisk(t, c, 200)
 			c.restart(0)
 			c.ready(0)
 			l := startLoad(c, "load", 4, 64<<10)
 			l.more(100)
 			ballast := filepath.Join(c.dataDir(0), "lost+found", "ballast")
-			if how == "at once" {
+			if strings.HasPrefix(how, "at once") {
 				check(t, os.Mkdir(filepath.Dir(ballast), 0o700))
 				f, err := os.Create(ballast)
 				check(t, err)
@@ -82,6 +91,9 @@ func TestDiskFull(t *testing.T) {
 				check(t, f.Close())
 			}
 			lives := endsOrRefuses(t, c, l)
+			if lives && extra != nil {
+				t.Error("it refuses writes although nothing watches the disk")
+			}
 			l.cancel()
 			l.done.Wait()
 			if lives {
@@ -90,9 +102,11 @@ func TestDiskFull(t *testing.T) {
 			}
 			for range 2 { // without room a start serves or refuses, and damages nothing
 				c.restart(0)
-				if !c.members[0].log.wait(readyLine, 15*time.Second) {
-					<-c.members[0].done
-				} else {
+				c.members[0].log.wait(readyLine, 15*time.Second)
+				select {
+				case <-c.members[0].done: // before it was ready or soon after
+					saysNoSpace(t, c.members[0])
+				case <-time.After(2 * time.Second):
 					l.verify(0)
 					c.members[0].kill()
 				}

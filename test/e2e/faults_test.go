@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -59,7 +60,17 @@ func startLoad(c *cluster, prefix string, writers, size int) *load {
 	return l
 }
 
-func (l *load) value(key string) string { return strings.Repeat(key+" ", l.size/(len(key)+1)+1) }
+// value is what key holds: bytes that follow from it and do not compress.
+func (l *load) value(key string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(key)) // a hash takes everything
+	rng := rand.New(rand.NewPCG(h.Sum64(), 1))
+	b := make([]byte, l.size)
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return string(b)
+}
 
 // more waits until n further writes have been acknowledged.
 func (l *load) more(n int64) {
