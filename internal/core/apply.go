@@ -26,6 +26,9 @@ func Stamp(clock Clock) func(data []byte) bool {
 // Apply implements replica.Machine. Only the applier calls it.
 func (c *Core) Apply(entries []replica.Entry) ([]replica.Decision, error) {
 	machine := c.current.Load().machine
+	if n := len(entries); n > 0 && entries[n-1].Term != c.seen.Load().Term {
+		c.observe(c.clock()) // answers name the term, also before the first tick in it
+	}
 	converted := make([]state.Entry, len(entries))
 	for i, e := range entries {
 		converted[i] = state.Entry(e)

@@ -263,7 +263,8 @@ func (c *Core) checkHealthy(m *state.Machine, change state.ConfChange) error {
 	}
 	switch change.Op {
 	case state.ConfAdd:
-		if healthy < len(voters) {
+		// The new member counts as one that is away: what is here must be a majority without it.
+		if n := len(voters) + 1; n > 2 && healthy < n/2+1 {
 			return ErrUnhealthy
 		}
 	case state.ConfRemove:

@@ -104,6 +104,13 @@ func TestStrictReconfig(t *testing.T) {
 		want(t, remove(m, 2), ErrUnhealthy)
 		must(t, remove(m, 3)) // what is away may go
 	})
+	t.Run("one of four is away", func(t *testing.T) {
+		m := trio(t)
+		must(t, add(m)) // the fourth
+		m.connect(map[uint64]time.Duration{2: time.Hour, 3: time.Hour})
+		_, _, err := m.MemberAdd(m.ctx, m.anon, []string{"http://e:1"}, true)
+		must(t, err)
+	})
 	t.Run("not asked to be strict", func(t *testing.T) {
 		m := trio(t)
 		m.opt.NoStrictReconfig = true
@@ -594,5 +601,16 @@ func TestCounters(t *testing.T) {
 	s.Close()
 	if c := m.Counters(); c.Watchers != 0 {
 		t.Fatalf("%+v", c)
+	}
+}
+
+// TestTermBeforeTheTick: the first answer in a new term names it, without waiting for the clock.
+func TestTermBeforeTheTick(t *testing.T) {
+	t.Parallel()
+	m := start(t, nil)
+	m.loop.set(func() { m.loop.status.Term = 9 })
+	m.put("a", "1")
+	if term := m.Header(mvcc.SpaceEtcd).Term; term != 9 {
+		t.Fatalf("term %d", term)
 	}
 }

@@ -92,7 +92,7 @@ func (l *loopback) entry(e replica.Entry) []replica.Decision {
 	}
 	l.mu.Lock()
 	l.index++
-	e.Index, e.Term = l.index, 1
+	e.Index, e.Term = l.index, l.status.Term
 	l.mu.Unlock()
 	decisions, err := l.core.Apply([]replica.Entry{e})
 	if err != nil {
