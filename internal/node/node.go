@@ -21,6 +21,7 @@ import (
 	"holdfast.dev/holdfast/internal/node/config"
 	"holdfast.dev/holdfast/internal/policy"
 	"holdfast.dev/holdfast/internal/replica"
+	"holdfast.dev/holdfast/internal/seal"
 	"holdfast.dev/holdfast/internal/state"
 )
 
@@ -82,6 +83,9 @@ func Start(ctx context.Context, c *config.Config, env Env) (*Node, error) {
 // advise adds what to do to an error that says that stored bytes do not verify, unless it says so itself.
 func advise(err error) error {
 	if f := fault.From(err); err != nil && f.Kind == fault.Corrupt && f.Hint == "" {
+		if errors.Is(err, seal.ErrRolledBack) {
+			return &advised{err, f.WithHint("an older KEYRING was put back over newer files: put the newest one back; without it nothing that was written since can be opened")}
+		}
 		return &advised{err, f.WithHint("the file that is named is damaged or was exchanged, and nothing of it is served. In a cluster, remove this member, " +
 			"move the data directory away and join as a new member; a cluster of one member is restored from a snapshot or backup")}
 	}
@@ -250,21 +254,40 @@ func (n *Node) Stop(ctx context.Context) error {
 	return n.Wait()
 }
 
-// end closes everything and keeps why the member ended.
+// end closes everything and keeps why the member ended. After a fault a part may stand still for good; then the member has
+// ended without it, and its process must end too.
 func (n *Node) end(err error, replicaDone <-chan error) {
 	n.cancel(errStopped)
-	<-replicaDone
 	if errors.Is(err, errStopped) {
 		err = nil
 	}
-	if err != nil && !errors.Is(err, ErrRemoved) {
+	faulty := err != nil && !errors.Is(err, ErrRemoved)
+	if faulty {
 		n.log.Error("the member ends because of a fault", "error", err)
 	}
-	err = errors.Join(advise(err), n.closeParts())
+	closed := make(chan error, 1)
+	go func() {
+		<-replicaDone
+		closed <- n.closeParts()
+	}()
+	var late <-chan time.Time
+	if faulty {
+		late = time.After(faultLimit)
+	}
+	select {
+	case closeErr := <-closed:
+		err = errors.Join(advise(err), closeErr)
+	case <-late:
+		n.log.Error("not everything could be closed after the fault")
+		err = advise(err)
+	}
 	n.mu.Lock()
 	n.fault = err
 	n.mu.Unlock()
 }
+
+// faultLimit is how long closing may take after a fault.
+const faultLimit = 3 * time.Second
 
 // closeParts closes what is open, in reverse. The replica, which owns the store once it has run, has ended by now.
 func (n *Node) closeParts() error {

@@ -66,8 +66,9 @@ type Options struct {
 	Logger *slog.Logger // nil: slog.Default()
 
 	// OnFatal is told, at most once, why the engine can no longer keep its promises. It should end the process; it is
-	// called on an engine goroutine and must not call the engine. If it is nil, or returns where pebble cannot go on,
-	// the engine panics.
+	// called on an engine goroutine and must not call the engine. Where pebble cannot go on, that goroutine stands still
+	// for good afterwards, with pebble's locks: every call, Close too, may then block, so the owner waits for none. If it is
+	// nil, the engine panics.
 	OnFatal func(error)
 
 	// OnFlushed, if set, is called after each flush has become durable. It must not call the engine.
@@ -350,9 +351,23 @@ func (l logAdapter) Infof(format string, args ...any) {
 // Errorf implements pebble.Logger.
 func (l logAdapter) Errorf(format string, args ...any) { l.e.log.Warn(fmt.Sprintf(format, args...)) }
 
-// Fatalf implements pebble.Logger: it does not return.
+// Fatalf implements pebble.Logger: it does not return. A panic here would hide the reason behind a trace.
 func (l logAdapter) Fatalf(format string, args ...any) {
-	err := fmt.Errorf("storage: "+format, args...)
-	l.e.fatal(err)
-	panic(err)
+	err := &fatalError{text: fmt.Sprintf("storage: "+format, args...)}
+	for _, a := range args {
+		if cause, ok := a.(error); ok {
+			err.cause = cause
+		}
+	}
+	l.e.fatal(corruptError(err))
+	select {}
 }
+
+// fatalError is why pebble cannot go on.
+type fatalError struct {
+	text  string
+	cause error
+}
+
+func (e *fatalError) Error() string { return e.text }
+func (e *fatalError) Unwrap() error { return e.cause }
