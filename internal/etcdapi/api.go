@@ -80,6 +80,8 @@ type API struct {
 
 	received, sent atomic.Uint64
 	goroutines     sync.WaitGroup
+	ended          context.Context //nolint:containedctx // ends with Wait: websockets outlive the server they came through
+	end            context.CancelFunc
 	webGRPC        sync.Once // the slow path was logged
 }
 
@@ -96,6 +98,7 @@ func New(o Options) (*API, error) {
 	}
 	o.setDefaults()
 	a := &API{o: o, core: o.Core, log: o.Logger, health: health.NewServer(), methods: make(map[string]*method)}
+	a.ended, a.end = context.WithCancel(context.Background())
 	a.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	a.services = a.allServices()
 	for _, s := range a.services {
@@ -165,8 +168,12 @@ func (a *API) NewGRPCServer(extra ...grpc.ServerOption) *grpc.Server {
 	return s
 }
 
-// Wait returns when every goroutine that a call left behind has ended. Call it after the servers have stopped.
-func (a *API) Wait() { a.goroutines.Wait() }
+// Wait ends the websockets and returns when every goroutine that a call left behind has ended. Call it after the servers
+// have stopped.
+func (a *API) Wait() {
+	a.end()
+	a.goroutines.Wait()
+}
 
 func (a *API) codec() codec { return codec{received: &a.received, sent: &a.sent, panicked: a.panicked} }
 

@@ -6,12 +6,16 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -151,6 +155,141 @@ func TestGatewayWebsocket(t *testing.T) {
 	must(t, err)
 	if !strings.Contains(string(msg), b64("v")) {
 		t.Fatalf("event: %s", msg)
+	}
+}
+
+// syncBuffer collects a log of the finest level.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) everything(o *Options) {
+	o.Logger = slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// TestWebsocketEnds: an open websocket does not keep the API from ending.
+func TestWebsocketEnds(t *testing.T) {
+	m := startMember(t, memberOptions{})
+	ws, _, err := websocket.DefaultDialer.DialContext(short(t), "ws"+strings.TrimPrefix(m.web.URL, "http")+"/v3/lease/keepalive", nil)
+	must(t, err)
+	defer ws.Close()
+	must(t, ws.WriteMessage(websocket.TextMessage, []byte(`{"ID":1}`)))
+	_, _, err = ws.ReadMessage()
+	must(t, err)
+	m.api.Wait()
+	if _, _, err := ws.ReadMessage(); err == nil {
+		t.Error("it goes on")
+	}
+}
+
+// endless is a body that begins with a text and goes on with a letter until somebody stops reading.
+type endless struct {
+	head string
+	fill byte
+	sent int64
+}
+
+func (e *endless) Read(b []byte) (int, error) {
+	n := copy(b, e.head)
+	e.head = e.head[n:]
+	for ; n < len(b); n++ {
+		b[n] = e.fill
+	}
+	e.sent += int64(n)
+	if e.sent > 1<<30 {
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, nil
+}
+
+// TestGatewayMessageSize: a message of a stream has a bound too, before anybody has asked who sends it.
+func TestGatewayMessageSize(t *testing.T) {
+	log := &syncBuffer{}
+	m := startMember(t, memberOptions{api: log.everything})
+	for name, body := range map[string]*endless{
+		"string":   {head: `{"create_request":{"key":"`, fill: 'A'},
+		"escapes":  {head: `{"create_request":{"key":"`, fill: '\\'},
+		"blanks":   {fill: ' '},
+		"arrays":   {fill: '['},
+		"nonsense": {head: `{"create_request":{}}{"create_request":5} `, fill: 'x'},
+	} {
+		for _, path := range []string{"/v3/watch", "/v3/lease/keepalive", "/v3/kv/range"} {
+			*body = endless{head: body.head, fill: body.fill}
+			req, err := http.NewRequestWithContext(short(t), http.MethodPost, m.web.URL+path, body)
+			must(t, err)
+			resp, err := http.DefaultClient.Do(req)
+			if errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s to %s: no end", name, path)
+			}
+			if err == nil {
+				io.Copy(io.Discard, resp.Body) //nolint:errcheck // the end is all that matters
+				resp.Body.Close()
+			}
+			if body.sent > 64<<20 {
+				t.Errorf("%s to %s: %d bytes were taken", name, path, body.sent)
+			}
+		}
+	}
+	ws, _, err := websocket.DefaultDialer.DialContext(short(t), "ws"+strings.TrimPrefix(m.web.URL, "http")+"/v3/watch", nil)
+	must(t, err)
+	defer ws.Close()
+	w, err := ws.NextWriter(websocket.TextMessage)
+	must(t, err)
+	var sent int64
+	for block := bytes.Repeat([]byte("A"), 1<<20); err == nil && sent < 1<<30; sent += int64(len(block)) {
+		_, err = w.Write(block)
+	}
+	if err == nil {
+		t.Error("a websocket message without end was taken")
+	}
+	if text := log.String(); !strings.Contains(text, "larger than a request may be") { // written before the socket is closed
+		t.Errorf("nothing says so: %s", text)
+	}
+}
+
+// TestMessageBound: the bound is on one message, not on the stream.
+func TestMessageBound(t *testing.T) {
+	t.Parallel()
+	one := `{"a":"}\\\"]{", "b":[1,{"c":2}]}` + "\n "
+	for limit, whole := range map[int64]bool{int64(len(one)) + 2: true, int64(len(one)) - 4: false} {
+		text := strings.Repeat(one, 1000)
+		got, err := io.ReadAll(&messages{body: io.NopCloser(iotest.OneByteReader(strings.NewReader(text))), limit: limit})
+		if (err == nil && string(got) == text) != whole {
+			t.Errorf("limit %d: %d bytes, %v", limit, len(got), err)
+		}
+	}
+}
+
+// TestWebsocketKeepsSecrets: what is sent over a websocket is in no log, whatever its level.
+func TestWebsocketKeepsSecrets(t *testing.T) {
+	log := &syncBuffer{}
+	m := startMember(t, memberOptions{api: log.everything})
+	ws, _, err := websocket.DefaultDialer.DialContext(short(t), "ws"+strings.TrimPrefix(m.web.URL, "http")+"/v3/watch", nil)
+	must(t, err)
+	defer ws.Close()
+	must(t, ws.WriteMessage(websocket.TextMessage, []byte(fmt.Sprintf(`{"create_request":{"key":%q}}`, b64("canary-key")))))
+	if _, msg, err := ws.ReadMessage(); err != nil || !strings.Contains(string(msg), "created") {
+		t.Fatalf("%s, %v", msg, err)
+	}
+	m.post("/v3/kv/put", fmt.Sprintf(`{"key":%q,"value":%q}`, b64("canary-key"), b64("canary-value")))
+	if _, msg, err := ws.ReadMessage(); err != nil || !strings.Contains(string(msg), b64("canary-value")) {
+		t.Fatalf("%s, %v", msg, err)
+	}
+	if text := log.String(); strings.Contains(text, b64("canary-key")) || strings.Contains(text, b64("canary-value")) {
+		t.Errorf("the log holds a key or a value: %s", text)
 	}
 }
 

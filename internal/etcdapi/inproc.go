@@ -159,6 +159,7 @@ func (c clientEnd) Context() context.Context     { return c.ctx }
 
 func (c clientEnd) CloseSend() error {
 	close(c.upEnd)
+	abandoned(c.ctx)
 	return nil
 }
 

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
-	"github.com/tmc/grpc-websocket-proxy/wsproxy"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -212,31 +211,5 @@ func (a *API) gateway() (http.Handler, error) {
 			return nil, err
 		}
 	}
-	return wsproxy.WebsocketProxy(a.bounded(mux),
-		// A websocket is opened with GET; the streams behind it are POST.
-		wsproxy.WithRequestMutator(func(_ *http.Request, outgoing *http.Request) *http.Request {
-			outgoing.Method = http.MethodPost
-			return outgoing
-		}),
-		wsproxy.WithMaxRespBodyBufferSize(1<<31-1),
-		wsproxy.WithLogger(wsLogger{a}),
-	), nil
+	return a.websockets(a.bounded(mux)), nil
 }
-
-// bounded limits the body of a request to what a gRPC message may have, as JSON: base64 and escapes make it larger. A
-// stream of requests is bounded message by message instead.
-func (a *API) bounded(h http.Handler) http.Handler {
-	limit := int64(a.o.MaxRequestBytes+messageOverhead) * 2
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.HasPrefix(r.URL.Path, "/v3/watch") && !strings.HasPrefix(r.URL.Path, "/v3/lease/keepalive") {
-			r.Body = http.MaxBytesReader(w, r.Body, limit)
-		}
-		h.ServeHTTP(w, r)
-	})
-}
-
-// wsLogger logs what the websocket proxy has to say.
-type wsLogger struct{ a *API }
-
-func (l wsLogger) Warnln(v ...any)  { l.a.log.Warn("websocket proxy", "message", fmt.Sprint(v...)) }
-func (l wsLogger) Debugln(v ...any) { l.a.log.Debug("websocket proxy", "message", fmt.Sprint(v...)) }
