@@ -87,7 +87,7 @@ func advise(err error) error {
 			return &advised{err, f.WithHint("an older KEYRING was put back over newer files: put the newest one back; without it nothing that was written since can be opened")}
 		}
 		return &advised{err, f.WithHint("the file that is named is damaged or was exchanged, and nothing of it is served. In a cluster, remove this member, " +
-			"move the data directory away and join as a new member; a cluster of one member is restored from a snapshot or backup")}
+			"move the data directory away and join as a new member; a cluster of one member is restored from a backup of the whole directory")}
 	}
 	return err
 }

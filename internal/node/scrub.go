@@ -49,4 +49,4 @@ func (n *Node) scrubOnce() {
 }
 
 const scrubHint = "the member ends when it needs what is damaged; before that, remove it from its cluster, move the data directory away and let it join anew; " +
-	"a cluster of one member is saved as a snapshot first"
+	"give a cluster of one member a second one first, or copy out what clients can read"

@@ -24,7 +24,7 @@ const (
 // rejoinHint says what to do with a member whose data directory cannot be trusted.
 const rejoinHint = "this member may have forgotten what it promised, so it must not start again with this data: " +
 	"remove it from the cluster, move the data directory away and join as a new member; " +
-	"a cluster of one member is restored from a snapshot or backup"
+	"a cluster of one member is restored from a backup of the whole directory"
 
 // marker is the one file that says which state counts and where the log starts.
 type marker struct {
