@@ -67,19 +67,22 @@ func readMeta(it *storage.Iterator, id SpaceID) (meta, error) {
 	return m, m.decode(it.Value())
 }
 
-// sweepMark is how far this member's Sweep has come: every log row up to rev, sub has been worked off, and the rows below
-// cut are gone. It is not the same on every member.
+// sweepMark is how far this member's Sweep has come: the rows below cut are gone, and on the way to the compact revision
+// target the log rows from cut up to rev, sub have been worked off; rev is 0 before the first of them. It is not the same
+// on every member.
 type sweepMark struct {
-	rev int64
-	sub uint32
-	cut int64
+	rev    int64
+	sub    uint32
+	cut    int64
+	target int64
 }
 
 func (c sweepMark) append(dst []byte) []byte {
 	dst = append(dst, metaVersion)
 	dst = binary.AppendUvarint(dst, uint64(c.rev))
 	dst = binary.AppendUvarint(dst, uint64(c.sub))
-	return binary.AppendUvarint(dst, uint64(c.cut))
+	dst = binary.AppendUvarint(dst, uint64(c.cut))
+	return binary.AppendUvarint(dst, uint64(c.target))
 }
 
 func (c *sweepMark) decode(row []byte) error {
@@ -87,7 +90,7 @@ func (c *sweepMark) decode(row []byte) error {
 		return corrupt(tableMeta, "sweep version")
 	}
 	row = row[1:]
-	var v [3]uint64
+	var v [4]uint64
 	for i := range v {
 		u, n := binary.Uvarint(row)
 		if n <= 0 {
@@ -95,6 +98,6 @@ func (c *sweepMark) decode(row []byte) error {
 		}
 		v[i], row = u, row[n:]
 	}
-	*c = sweepMark{rev: int64(v[0]), sub: uint32(v[1]), cut: int64(v[2])}
+	*c = sweepMark{rev: int64(v[0]), sub: uint32(v[1]), cut: int64(v[2]), target: int64(v[3])}
 	return nil
 }

@@ -38,11 +38,15 @@ type sweepTo struct {
 
 func (s *Space) sweepInto(e *storage.Engine, b *storage.Batch, mark *sweepMark, to sweepTo) (more bool, err error) {
 	span := tableSpan(s.id, tableLog)
-	if mark.rev > mark.cut {
-		span.Start = append(appendStampKey(nil, s.id, tableLog, mark.rev, mark.sub), 0)
-	} else { // the rows of the last compact revision are looked at once more, see below
+	switch {
+	case mark.rev == 0: // the rows of the last compact revision are looked at once more, see below
 		span.Start = appendStampKey(nil, s.id, tableLog, mark.cut, 0)
+	case mark.rev == mark.target && mark.target < to.compacted: // and so are those of one that was not finished
+		span.Start = appendStampKey(nil, s.id, tableLog, mark.rev, 0)
+	default:
+		span.Start = append(appendStampKey(nil, s.id, tableLog, mark.rev, mark.sub), 0)
 	}
+	mark.target = to.compacted
 	span.End = appendStampKey(nil, s.id, tableLog, to.compacted+1, 0)
 	it, err := e.NewIter(span)
 	if err != nil {
@@ -84,6 +88,6 @@ func (s *Space) sweepInto(e *storage.Engine, b *storage.Batch, mark *sweepMark, 
 		Start: appendStampKey(nil, s.id, tableBirths, mark.cut, 0),
 		End:   appendStampKey(nil, s.id, tableBirths, to.compacted+1, 0),
 	})
-	mark.cut = to.compacted
+	*mark = sweepMark{cut: to.compacted, target: to.compacted}
 	return false, nil
 }
