@@ -60,6 +60,9 @@ func openHome(c *config.Config, env Env) (*home, error) {
 	if err := env.FS.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
+	if info, err := env.FS.Stat(dir); err == nil && info.Mode().Perm()&0o077 != 0 {
+		env.Log.Warn("others may look into the data directory, or change what is in it", "data-dir", dir, "mode", info.Mode().Perm().String(), "hint", "chmod 0700 "+dir)
+	}
 	if err := h.refuseForeign(); err != nil {
 		return nil, err
 	}
@@ -129,6 +132,9 @@ func (h *home) openKeyring(c *config.Config) error {
 		return err
 	}
 	h.fresh = !member
+	if member && !h.recordsExist() {
+		h.env.Log.Error("the audit record of this member is gone: somebody removed it, or the directory was put together from parts", "dir", h.path(auditName))
+	}
 	if h.fresh && slices.Contains(names, auditName) && h.recordsExist() {
 		return ErrDamaged.WithHint("%s has an audit record but no log and no state: they were removed. Holdfast does not start afresh over it; move the directory away", h.dir)
 	}

@@ -12,6 +12,8 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -302,6 +304,25 @@ func TestForeignPages(t *testing.T) {
 			if resp.StatusCode != want {
 				t.Errorf("%s from a page of %s: %s, want %d", path, origin, resp.Status, want)
 			}
+		}
+	}
+}
+
+// TestDirectoryIsLookedAt: a directory that others may enter, and an audit record that was removed, are spoken of.
+func TestDirectoryIsLookedAt(t *testing.T) {
+	t.Parallel()
+	m := server(t, "one")
+	m.start()
+	m.stop()
+	if text := m.log.String(); strings.Contains(text, "others may") || strings.Contains(text, "audit record of this member is gone") {
+		t.Errorf("a good directory is blamed:\n%s", text)
+	}
+	check(t, os.Chmod(m.config.DataDir, 0o755))
+	check(t, os.RemoveAll(filepath.Join(m.config.DataDir, "audit")))
+	m.start()
+	for _, want := range []string{"others may look", "audit record of this member is gone"} {
+		if !strings.Contains(m.log.String(), want) {
+			t.Errorf("the log does not say %q", want)
 		}
 	}
 }
