@@ -238,11 +238,15 @@ func (p *process) stop() error {
 	return p.err
 }
 
+// tail is the end of a log, without the lines that say only that a request took long, and each line cut.
 func tail(s string) string {
-	if len(s) > 6000 {
-		return "[…]\n" + s[len(s)-6000:]
+	var lines []string
+	for line := range strings.Lines(s) {
+		if !strings.Contains(line, `"msg":"request stats"`) {
+			lines = append(lines, strings.TrimRight(line[:min(len(line), 400)], "\n"))
+		}
 	}
-	return s
+	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
 
 // freePorts returns n ports that were free a moment ago.
