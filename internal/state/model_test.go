@@ -341,7 +341,7 @@ func naiveWrites(ops []Op) (puts map[string]bool, dels []storage.Span, bad bool)
 		return slices.ContainsFunc(dels, func(s storage.Span) bool { return s.Contains([]byte(key)) })
 	}
 	for _, op := range ops {
-		if op.Delete != nil {
+		if op.Delete != nil && op.Delete.Span.End != nil { // etcd does not look at a delete without upper end
 			dels = append(dels, op.Delete.Span)
 		}
 	}

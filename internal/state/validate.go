@@ -244,7 +244,10 @@ func writesOf(ops []Op) (writes, *fault.Error) {
 	for i := range ops {
 		switch op := &ops[i]; {
 		case op.Delete != nil:
-			w.dels = append(w.dels, policy.Span(op.Delete.Span))
+			// As in etcd a delete without upper end is not looked at: clients clear everything and write anew in one.
+			if op.Delete.Span.End != nil {
+				w.dels = append(w.dels, policy.Span(op.Delete.Span))
+			}
 		case op.Put != nil:
 			w.puts = append(w.puts, op.Put.Key)
 		case op.Txn != nil:
