@@ -83,6 +83,69 @@ func TestServerServesNoPlaintext(t *testing.T) {
 	}
 }
 
+// TestIgnoredTLS: TLS settings that plaintext URLs leave without effect are spoken of, on each side and by their flags.
+func TestIgnoredTLS(t *testing.T) {
+	t.Parallel()
+	files := TLSFiles{CertFile: "c", KeyFile: "k"}
+	auth := TLSFiles{CertFile: "c", KeyFile: "k", ClientCertAuth: true, TrustedCAFile: "ca", CRLFile: "crl", AllowedCNs: []string{"x"}}
+	for name, test := range map[string]struct {
+		client, peer       string
+		tlsClient, tlsPeer TLSFiles
+		want               []string
+	}{
+		"none":   {"http://127.0.0.1:1", "http://127.0.0.1:2", TLSFiles{}, TLSFiles{}, nil},
+		"secure": {"https://127.0.0.1:1", "https://127.0.0.1:2", auth, auth, nil},
+		"files": {"http://127.0.0.1:1", "http://127.0.0.1:2", files, files, []string{
+			"scheme is http or unix while key and cert files are present; ignoring key and cert files (client-url http://127.0.0.1:1)",
+			"scheme is HTTP while key and cert files are present; ignoring key and cert files (peer-url http://127.0.0.1:2)",
+		}},
+		"client": {"unix://s", "https://127.0.0.1:2", auth, auth, []string{
+			"key and cert files are present", "--client-cert-auth is enabled", "--trusted-ca-file, --client-crl-file, --client-cert-allowed-cn is set",
+		}},
+		"peer": {"https://127.0.0.1:1", "http://127.0.0.1:2", auth, auth, []string{
+			"key and cert files are present", "--peer-client-cert-auth is enabled", "--peer-trusted-ca-file, --peer-crl-file, --peer-cert-allowed-cn is set",
+		}},
+	} {
+		c := Etcd()
+		c.Listen.Client, c.Listen.Peer = MustURLs(test.client), MustURLs(test.peer)
+		c.Advertise.Client, c.Advertise.Peer = MustURLs("http://127.0.0.1:1"), MustURLs("http://127.0.0.1:2")
+		c.Bootstrap.InitialCluster = "default=http://127.0.0.1:2"
+		c.TLS.Client, c.TLS.Peer = test.tlsClient, test.tlsPeer
+		warnings, err := c.Validate()
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		var got []string
+		for _, w := range warnings {
+			if strings.HasPrefix(w, "scheme is ") {
+				got = append(got, w)
+			}
+		}
+		if len(got) != len(test.want) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+			continue
+		}
+		for i, w := range test.want {
+			if !strings.Contains(got[i], w) {
+				t.Errorf("%s: %q, want %q", name, got[i], w)
+			}
+		}
+	}
+}
+
+// TestJudgingFlagsAreNamed: a refusal names flags that exist.
+func TestJudgingFlagsAreNamed(t *testing.T) {
+	t.Parallel()
+	bad := TLSFiles{CertFile: "c", KeyFile: "k", AllowedCNs: []string{"x"}}
+	for prefix, want := range map[string]string{
+		"": "--client-cert-allowed-cn, --client-cert-allowed-hostname and", "peer-": "--peer-cert-allowed-cn, --peer-cert-allowed-hostname and",
+	} {
+		if err := bad.validate(prefix); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", prefix, err, want)
+		}
+	}
+}
+
 func TestRetention(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

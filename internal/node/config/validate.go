@@ -77,7 +77,64 @@ func (c *Config) validateEtcd() (warnings []string, err error) {
 	if c.Name == DefaultName {
 		warnings = append(warnings, "it isn't recommended to use default name, please set a value for --name. Note that etcd might run into issue when multiple members have the same default name")
 	}
-	return warnings, nil
+	return append(warnings, c.ignoredTLS()...), nil
+}
+
+// ignoredTLS says which TLS settings have no effect on plaintext URLs, in etcd's words where it has some.
+func (c *Config) ignoredTLS() (warnings []string) {
+	for _, side := range []struct {
+		name, prefix, scheme string
+		crl                  string
+		urls                 URLs
+		files                TLSFiles
+	}{
+		{"client", "", "http or unix", "--client-crl-file", slices.Concat(c.Listen.Client, c.Listen.HTTP), c.TLS.Client},
+		{"peer", "peer-", "HTTP", "--peer-crl-file", c.Listen.Peer, c.TLS.Peer},
+	} {
+		for _, u := range side.urls {
+			if Secure(u) {
+				continue
+			}
+			warn := func(while, ignored string) {
+				warnings = append(warnings, fmt.Sprintf("scheme is %s while %s; ignoring %s (%s-url %s)", side.scheme, while, ignored, side.name, u.String()))
+			}
+			if side.files.Given() {
+				warn("key and cert files are present", "key and cert files")
+			}
+			if side.files.ClientCertAuth {
+				warn("--"+side.prefix+"client-cert-auth is enabled", "client cert auth for this URL")
+			}
+			if names := side.files.judging(side.prefix, side.crl); len(names) > 0 {
+				warn(strings.Join(names, ", ")+" is set", "it for this URL: whoever reaches it is let in without a certificate")
+			}
+		}
+	}
+	return warnings
+}
+
+// judging names the flags given that say which certificates of others are let in.
+func (t TLSFiles) judging(prefix, crl string) (names []string) {
+	cn, hostname := allowFlags(prefix)
+	for _, f := range []struct {
+		name  string
+		given bool
+	}{
+		{"--" + prefix + "trusted-ca-file", t.TrustedCAFile != ""}, {crl, t.CRLFile != ""},
+		{cn, len(t.AllowedCNs) > 0}, {hostname, len(t.AllowedHostnames) > 0},
+	} {
+		if f.given {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
+// allowFlags are the names of the flags that restrict whom a side lets in; etcd names those of the client side after it.
+func allowFlags(prefix string) (cn, hostname string) {
+	if prefix == "" {
+		prefix = "client-"
+	}
+	return "--" + prefix + "cert-allowed-cn", "--" + prefix + "cert-allowed-hostname"
 }
 
 func (c *Config) validateDiscovery() error {
@@ -165,7 +222,8 @@ func (t TLSFiles) validate(prefix string) error {
 	case t.ClientCertAuth && t.TrustedCAFile == "" && !t.AutoTLS:
 		return fmt.Errorf("--%sclient-cert-auth needs --%strusted-ca-file: without it every certificate of any public CA would be let in", prefix, prefix)
 	case (len(t.AllowedCNs) > 0 || len(t.AllowedHostnames) > 0 || t.CRLFile != "") && t.TrustedCAFile == "":
-		return fmt.Errorf("--%scert-allowed-cn, --%scert-allowed-hostname and the CRL file judge client certificates: they need --%strusted-ca-file", prefix, prefix, prefix)
+		cn, hostname := allowFlags(prefix)
+		return fmt.Errorf("%s, %s and the CRL file judge client certificates: they need --%strusted-ca-file", cn, hostname, prefix)
 	}
 	return nil
 }
