@@ -1,10 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,14 +41,21 @@ func TestScripts(t *testing.T) {
 }
 
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for range 1000 {
+		// Below the range that the kernel takes for outgoing connections: one of those must not come first.
+		port := strconv.Itoa(10_000 + mathrand.IntN(20_000))
+		if _, taken := ports.LoadOrStore(port, true); taken {
+			continue
+		}
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	return "", errors.New("no free port")
 }
+
+// ports have been given out: each goes to one test only.
+var ports sync.Map
 
 // waitLog waits until a file holds a text: waitlog FILE TEXT.
 func waitLog(ts *testscript.TestScript, neg bool, args []string) {

@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -249,18 +250,28 @@ func tail(s string) string {
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
 
-// freePorts returns n ports that were free a moment ago.
-func freePorts(t *testing.T, n int) []int {
+// freePorts returns n ports that were free a moment ago, below the range that the kernel takes for outgoing connections, and
+// that no other test of this process has got.
+func freePorts(t *testing.T, n int) (ports []int) {
 	t.Helper()
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	for range 1000 {
+		if len(ports) == n {
+			return ports
+		}
+		port := 10_000 + mathrand.IntN(20_000)
+		if _, taken := takenPorts.LoadOrStore(port, true); taken {
+			continue
+		}
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			check(t, l.Close())
+			ports = append(ports, port)
+		}
 	}
-	return ports
+	t.Fatal("no free ports")
+	return nil
 }
+
+var takenPorts sync.Map
 
 // cluster is one or more members under `holdfast etcd`, with mutual TLS on every port.
 type cluster struct {
