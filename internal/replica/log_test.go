@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 
+	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/seal"
 )
 
@@ -284,6 +285,9 @@ func TestRolledBackPartsAreRefused(t *testing.T) {
 				remove(t, fs, f)
 			}
 		}, 1, ErrRolledBack},
+		"the log's directory is gone": {func(t *testing.T, fs *vfs.MemFS) {
+			remove(t, fs, fs.PathJoin(dataDir, logName))
+		}, 1, ErrRolledBack},
 		"a segment in the middle is gone": {func(t *testing.T, fs *vfs.MemFS) { remove(t, fs, logFiles(t, fs)[1]) }, 41, ErrRolledBack},
 		"the marker is gone":              {func(t *testing.T, fs *vfs.MemFS) { remove(t, fs, "/data/"+markerName) }, 41, ErrRolledBack},
 		"the state is gone":               {func(t *testing.T, fs *vfs.MemFS) { remove(t, fs, "/data/state-1") }, 41, ErrRolledBack},
@@ -312,6 +316,8 @@ func TestRolledBackPartsAreRefused(t *testing.T) {
 				t.Error("accepted")
 			case c.want != nil && !errors.Is(err, c.want):
 				t.Errorf("refused with %v, want %v", err, c.want)
+			case c.want != nil && !strings.Contains(fault.From(err).Hint, rejoinHint):
+				t.Errorf("%v does not say what to do", err)
 			}
 		})
 	}

@@ -82,6 +82,9 @@ func segmentName(number uint64) string { return fmt.Sprintf("%016x%s", number, s
 // listSegments returns the numbers of the segments in dir in order. They must be consecutive.
 func listSegments(fs vfs.FS, dir string) ([]uint64, error) {
 	names, err := fs.List(dir)
+	if isNotExist(err) {
+		return nil, ErrRolledBack.WithHint("the log (%s) is missing; %s", dir, rejoinHint)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list the log: %w", err)
 	}
@@ -100,7 +103,7 @@ func listSegments(fs vfs.FS, dir string) ([]uint64, error) {
 	slices.Sort(numbers)
 	for i, n := range numbers {
 		if n != numbers[0]+uint64(i) {
-			return nil, ErrRolledBack.WithHint("log segment %s is missing", segmentName(numbers[0]+uint64(i)))
+			return nil, ErrRolledBack.WithHint("log segment %s is missing; %s", segmentName(numbers[0]+uint64(i)), rejoinHint)
 		}
 	}
 	return numbers, nil
