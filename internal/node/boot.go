@@ -50,18 +50,24 @@ func (n *Node) openStore(ctx context.Context) error {
 			return fmt.Errorf("this member's card: %w", err)
 		}
 		if n.card.Mode != n.config.Mode {
-			return fault.New(fault.Conflict, "the data directory belongs to the other way in").
-				WithHint("%s was made by `holdfast %s`; the two differ in who may do what, so start it with that", n.home.dir, n.card.Mode)
+			return n.otherWay(n.card.Mode)
 		}
 		if n.home.fresh {
 			return ErrDamaged.WithHint("%s belongs to member %x but has no log and no state. Holdfast does not start afresh over it; remove the member from its cluster, move the directory away and join anew", n.home.dir, n.card.Member)
 		}
 	}
+	if !ok && n.home.recordsExist() { // the card is written before the record begins
+		return ErrDamaged.WithHint("%s has no card of its member (%s/%s), which says how it was made; without it Holdfast does not open it. "+
+			"Put the file back from a copy of this directory; in a cluster, remove the member, move the directory away and join anew", n.home.dir, pkiName, cardName)
+	}
 	if !n.home.fresh {
-		if n.store, err = replica.Open(o); err != nil {
+		if n.store, err = replica.Open(o); err != nil || !ok {
 			return err
 		}
-		return n.keepCard(ok)
+		if n.card.Cluster != n.store.Cluster() || n.card.Member != n.store.Member() {
+			return ErrDamaged.WithHint("the log belongs to member %x of cluster %x, the card to %x of %x", n.store.Member(), n.store.Cluster(), n.card.Member, n.card.Cluster)
+		}
+		return nil
 	}
 	f, err := n.found(ctx)
 	if err != nil {
@@ -73,15 +79,39 @@ func (n *Node) openStore(ctx context.Context) error {
 		return err
 	}
 	n.card = f.card
-	return n.keepCard(false)
+	return nil
 }
 
-// keepCard writes the card if it is not there yet: a crash may have come between the log and it.
-func (n *Node) keepCard(there bool) error {
-	if there {
-		if n.card.Cluster != n.store.Cluster() || n.card.Member != n.store.Member() {
-			return ErrDamaged.WithHint("the log belongs to member %x of cluster %x, the card to %x of %x", n.store.Member(), n.store.Cluster(), n.card.Member, n.card.Cluster)
+// openState opens the state where the log's marker says it is. It was made by one of the two ways in and is never opened by
+// the other, whatever the card says: an `holdfast etcd` over a secured state would serve it in the clear, to everybody.
+func (n *Node) openState() (*state.Machine, error) {
+	engine, err := n.newEngine(n.store.StateDir())
+	if err != nil {
+		return nil, err
+	}
+	machine, err := state.Open(engine, state.Options{})
+	if err != nil {
+		return nil, errors.Join(err, engine.Close())
+	}
+	if secure := machine.Secure(); secure != (n.config.Mode == config.ModeServer) {
+		made := config.ModeEtcd
+		if secure {
+			made = config.ModeServer
 		}
+		return nil, errors.Join(n.otherWay(made), machine.Close(), engine.Close())
+	}
+	return machine, nil
+}
+
+// otherWay refuses a directory that was made by another mode.
+func (n *Node) otherWay(made config.Mode) error {
+	return fault.New(fault.Conflict, "the data directory belongs to the other way in").
+		WithHint("%s was made by `holdfast %s`; the two differ in who may do what, so start it with that", n.home.dir, made)
+}
+
+// keepCard writes the card if it is not there yet: the member is new, or a crash came between its log and its card.
+func (n *Node) keepCard() error {
+	if n.card.Mode != "" {
 		return nil
 	}
 	n.card.Mode, n.card.Cluster, n.card.Member = n.config.Mode, n.store.Cluster(), n.store.Member()

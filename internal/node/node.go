@@ -37,6 +37,7 @@ type Node struct {
 	store     *replica.Store
 	registry  *authn.Registry
 	record    *audit.Record
+	refusals  *refusals // of handshakes, for the record
 	core      *core.Core
 	replica   *replica.Replica
 	api       *etcdapi.API
@@ -124,28 +125,34 @@ func (n *Node) open(ctx context.Context) error {
 	return nil
 }
 
-// openCore opens the record, the state where the log's marker says it is, and core over it.
+// openCore opens the state, the record, and core over them. This member's card is written in between: whoever finds a record
+// and no card knows that it was removed.
 func (n *Node) openCore(context.Context) error {
+	machine, err := n.openState()
+	if err != nil {
+		return err
+	}
+	if err := n.openAround(machine); err != nil {
+		return errors.Join(err, machine.Close(), machine.Engine().Close())
+	}
+	return nil
+}
+
+func (n *Node) openAround(machine *state.Machine) error {
+	if err := n.keepCard(); err != nil {
+		return fmt.Errorf("this member's card: %w", err)
+	}
 	var err error
 	if n.record, err = n.openRecord(); err != nil {
 		return fmt.Errorf("audit record: %w", err)
 	}
-	engine, err := n.newEngine(n.store.StateDir())
+	n.refusals = &refusals{note: n.record.Note, now: n.env.Now}
+	o, err := n.coreOptions(machine)
 	if err != nil {
 		return err
 	}
-	machine, err := state.Open(engine, state.Options{})
-	if err != nil {
-		return errors.Join(err, engine.Close())
-	}
-	o, err := n.coreOptions(machine)
-	if err == nil {
-		n.core, err = core.New(o)
-	}
-	if err != nil {
-		return errors.Join(err, machine.Close(), engine.Close())
-	}
-	return nil
+	n.core, err = core.New(o)
+	return err
 }
 
 // seed draws 8 random bytes.
@@ -313,6 +320,7 @@ func (n *Node) closeParts() error {
 		errs = append(errs, n.store.Close())
 	}
 	if n.record != nil {
+		n.refusals.flush()
 		errs = append(errs, n.record.Close())
 	}
 	if n.home != nil {

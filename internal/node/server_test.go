@@ -130,6 +130,31 @@ func TestServer(t *testing.T) {
 	}
 }
 
+// TestNeverInTheClear: what a secured member left never starts as `holdfast etcd`, which would serve it to everybody, even if
+// the files that say who made it are gone.
+func TestNeverInTheClear(t *testing.T) {
+	t.Parallel()
+	m := server(t, "one")
+	m.start()
+	m.stop()
+	m.config.Mode = config.ModeEtcd
+	key, err := filepath.Glob(filepath.Join(m.user, "holdfast", "kek", "*.kek"))
+	if err != nil || len(key) != 1 {
+		t.Fatal(key, err)
+	}
+	m.config.Seal.KEK = "file:" + key[0]
+	m.refuses("`holdfast server`")
+	check(t, os.Remove(filepath.Join(m.config.DataDir, "pki", "member")))
+	m.refuses("no card")
+	check(t, os.RemoveAll(filepath.Join(m.config.DataDir, "audit"))) // as if it had crashed before it wrote its card
+	m.refuses("`holdfast server`")
+	check(t, os.RemoveAll(filepath.Join(m.config.DataDir, "pki")))
+	m.refuses("`holdfast server`")
+	if _, err := os.Stat(filepath.Join(m.config.DataDir, "pki", "member")); err == nil {
+		t.Error("the refused start left a card")
+	}
+}
+
 // TestJoin takes a second and a third member in with tokens.
 func TestJoin(t *testing.T) {
 	t.Parallel()
