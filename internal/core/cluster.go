@@ -188,7 +188,7 @@ func (c *Core) beginConf(who policy.Principal, action policy.Action, subject str
 }
 
 func (c *Core) command(who policy.Principal, change state.ConfChange) state.ConfCommand {
-	return state.ConfCommand{Who: c.refresh(who), Change: change, MaxLearners: c.limits.MaxLearners, Strict: !c.opt.NoStrictReconfig}
+	return state.ConfCommand{Who: c.refresh(who), Change: change, MaxLearners: uint32(max(c.limits.MaxLearners, 0)), Strict: !c.opt.NoStrictReconfig}
 }
 
 // changeMembers takes a change through the log. One at a time is under way on this member; one of another member is

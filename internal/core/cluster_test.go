@@ -35,6 +35,17 @@ func (m *member) connect(since map[uint64]time.Duration) {
 	})
 }
 
+// TestNoLearners: a limit of none is no default of one.
+func TestNoLearners(t *testing.T) {
+	t.Parallel()
+	m := start(t, func(o *Options) { o.Limits.MaxLearners = -1 })
+	_, _, err := m.MemberAdd(m.ctx, m.anon, []string{"http://b:1"}, true)
+	want(t, err, state.ErrTooManyLearners)
+	if _, _, err := m.MemberAdd(m.ctx, m.anon, []string{"http://b:1"}, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestMemberAdd(t *testing.T) {
 	t.Parallel()
 	m := start(t, func(o *Options) { o.ClusterToken = "tkn" })

@@ -35,8 +35,8 @@ type Limits struct {
 	StreamBytes  int64 // events queued for one watch stream; 4 MiB
 	QuotaBytes   int64 // logical size of SpaceEtcd above which NOSPACE is raised; 2 GiB; negative: none
 	ReserveBytes int64 // free disk below which NOSPACE is raised; 128 MiB; negative: none
-	MaxLearners  uint32
-	Tokens       int // simple tokens alive on this member; 100,000
+	MaxLearners  int   // learners of the cluster; 1; negative: none
+	Tokens       int   // simple tokens alive on this member; 100,000
 }
 
 func (l Limits) withDefaults() Limits {
@@ -53,7 +53,7 @@ func (l Limits) withDefaults() Limits {
 	if l.TxnOps == 0 {
 		l.TxnOps = 128
 	}
-	if l.MaxLearners == 0 {
+	if l.MaxLearners == 0 { // negative: none
 		l.MaxLearners = state.DefaultMaxLearners
 	}
 	if l.Tokens == 0 {

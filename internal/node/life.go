@@ -38,7 +38,7 @@ func (n *Node) coreOptions(m *state.Machine) (core.Options, error) {
 		Member:    n.store.Member(), Boot: boot, Clock: n.env.Now, Rand: n.env.Rand, Logger: n.log, Audit: n.record,
 		Limits: core.Limits{
 			RequestBytes: int64(c.Limits.MaxRequestBytes), TxnOps: int(c.Limits.MaxTxnOps), QuotaBytes: c.Limits.QuotaBytes,
-			ReserveBytes: c.Limits.ReserveBytes, MaxLearners: uint32(c.Raft.MaxLearners),
+			ReserveBytes: c.Limits.ReserveBytes, MaxLearners: learners(c.Raft.MaxLearners),
 		},
 		FreeDisk: n.freeDisk, AuditPrefixes: prefixes(c.Audit.Prefixes),
 		Election:     c.Raft.Election,
@@ -48,6 +48,14 @@ func (n *Node) coreOptions(m *state.Machine) (core.Options, error) {
 		Compaction: core.AutoCompaction{Period: period, Revisions: revisions},
 		OnRevoked:  n.onRevoked,
 	}, nil
+}
+
+// learners translates etcd's 0, which takes no learner, into what core takes for it.
+func learners(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
 }
 
 // freeDisk is the space left where the data directory is.

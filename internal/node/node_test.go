@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"holdfast.dev/holdfast/internal/fault"
@@ -83,7 +84,7 @@ func TestRefusals(t *testing.T) {
 			check(t, os.WriteFile(path, data, 0o600))
 		}, "keyring"},
 		"keyring lost": {func(t *testing.T, c *config.Config) { check(t, os.Remove(filepath.Join(c.DataDir, "KEYRING"))) }, "no KEYRING"},
-		"log lost":     {func(t *testing.T, c *config.Config) { check(t, os.RemoveAll(filepath.Join(c.DataDir, "log"))) }, ""},
+		"log lost":     {func(t *testing.T, c *config.Config) { check(t, os.RemoveAll(filepath.Join(c.DataDir, "log"))) }, "as a new member"},
 		"marker lost":  {func(t *testing.T, c *config.Config) { check(t, os.Remove(filepath.Join(c.DataDir, "CURRENT"))) }, ""},
 		"everything but the keyring lost": {func(t *testing.T, c *config.Config) {
 			names, err := os.ReadDir(c.DataDir)
@@ -94,6 +95,7 @@ func TestRefusals(t *testing.T) {
 				}
 			}
 		}, "does not start afresh"},
+		"card lost":    {func(t *testing.T, c *config.Config) { check(t, os.Remove(filepath.Join(c.DataDir, "pki", "member"))) }, "no card"},
 		"other way in": {func(t *testing.T, c *config.Config) { c.Mode = config.ModeServer }, "holdfast etcd"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -264,5 +266,16 @@ func TestLaggardGetsSnapshot(t *testing.T) {
 	wantKey(t, dial(t, late), "last", "v")
 	if !strings.Contains(late.log.String(), "installed a snapshot") {
 		t.Errorf("it caught up without a snapshot:\n%s", late.log)
+	}
+}
+
+// TestMaxLearnersZero: as in etcd the flag's 0 takes no learner.
+func TestMaxLearnersZero(t *testing.T) {
+	t.Parallel()
+	m := etcdCluster(t, 1, func(_ int, c *config.Config) { c.Raft.MaxLearners = 0 })
+	startAll(m)
+	_, err := dial(t, m...).MemberAddAsLearner(timeout(t), []string{"http://127.0.0.1:1"})
+	if !errors.Is(err, rpctypes.ErrTooManyLearners) {
+		t.Errorf("a learner among none: %v", err)
 	}
 }

@@ -51,7 +51,7 @@ type ConfCommand struct {
 	Proposal    Proposal
 	Who         policy.Principal
 	Change      ConfChange
-	MaxLearners uint32 // 0: DefaultMaxLearners
+	MaxLearners uint32 // 0: none may be added
 	Strict      bool   // refuse what would leave fewer started voters than a quorum
 }
 

@@ -127,11 +127,7 @@ func (v *clusterView) checkAdd(c *ConfCommand, present *memberRow) *fault.Error 
 		}
 		return nil
 	}
-	limit := int(c.MaxLearners)
-	if limit == 0 {
-		limit = DefaultMaxLearners
-	}
-	if _, learners := v.confState(); len(learners) >= limit {
+	if _, learners := v.confState(); len(learners) >= int(c.MaxLearners) {
 		return ErrTooManyLearners
 	}
 	return nil

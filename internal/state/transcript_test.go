@@ -93,9 +93,13 @@ func confEntry(b *bench, line string) Entry {
 	m.Learner = has(o, "learner")
 	b.seq++
 	b.index++
+	limit := uint32(DefaultMaxLearners)
+	if has(o, "learners") {
+		limit = uint32(optional(o["learners"]).id())
+	}
 	data, err := EncodeConf(ConfCommand{
 		Proposal: Proposal{Member: 1, Boot: 9, Seq: b.seq}, Who: principal(who), Change: ConfChange{Op: op, Member: m},
-		MaxLearners: uint32(optional(o["learners"]).id()), Strict: has(o, "strict"),
+		MaxLearners: limit, Strict: has(o, "strict"),
 	})
 	if err != nil {
 		b.t.Fatal(err)

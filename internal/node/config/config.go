@@ -154,7 +154,7 @@ type Raft struct {
 	CatchUpEntries uint64 `yaml:"snapshot-catchup-entries"`
 	// StrictReconfig refuses membership changes that would cost the quorum. Default: true.
 	StrictReconfig bool `yaml:"strict-reconfig"`
-	// MaxLearners bounds the learners of the cluster. Default: 1.
+	// MaxLearners bounds the learners of the cluster; 0 takes none. Default: 1.
 	MaxLearners int `yaml:"max-learners"`
 }
 
