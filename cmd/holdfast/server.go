@@ -63,7 +63,7 @@ effective configuration in that form, every key with its value.`,
 	fl.StringVar(&f.listenPublic, "listen-public", c.Listen.Public.String(), "URLs for joining")
 	fl.StringVar(&f.listenMetrics, "listen-metrics", "", "URLs for /metrics and /health; http on loopback addresses only")
 	fl.StringVar(&c.Advertise.Host, "advertise-host", "", "name or address under which others reach this host (default: its first address)")
-	fl.StringVar(&c.Seal.KEK, "seal-kek", "", "where the sealing key is: file:PATH, env:VARIABLE, passphrase-file:PATH, credential:NAME")
+	fl.StringVar(&c.Seal.KEK, "seal-kek", "", "where the sealing key is: file:PATH, env:VARIABLE, passphrase-file:PATH, recovery-file:PATH, credential:NAME")
 	fl.StringVar(&c.Log.Level, "log-level", c.Log.Level, "debug, info, warn or error")
 	fl.StringVar(&c.Log.Format, "log-format", c.Log.Format, "text or json")
 	return cmd

@@ -36,7 +36,7 @@ func FileKEK(path string, create bool) (KEK, error) {
 		text, err = readKeyFile(abs)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("key file %s does not exist; put it back from its copy, or open the keyring with another key or its recovery code: %w", abs, err)
+		return nil, fmt.Errorf("key file %s does not exist; put it back from its copy, or open the keyring with another key that it has a slot for: %w", abs, err)
 	}
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ const (
 	recoveryBytes    = 20 // 160 bits: 32 letters
 	recoveryCheck    = 4  // letters
 	recoveryGroup    = 4
+	recoveryKind     = "recovery"                         // begins the id of every recovery slot
 	recoveryAlphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ" // Crockford's: no I, L, O, U
 )
 
@@ -78,5 +79,5 @@ func RecoveryKEK(code Secret) (KEK, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newSymmetricKEK("recovery", "recovery code", key)
+	return newSymmetricKEK(recoveryKind, "recovery code", key)
 }

@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -110,7 +111,7 @@ func OpenKeyring(fs vfs.FS, dir string, keks ...KEK) (*Keyring, error) {
 	k := newKeyring(fs, dir)
 	raw, err := readWhole(fs, k.path, maxKeyringSize)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, hinted(ErrNoKeyring, "if this directory held data, restore its KEYRING; nothing in it can be read without", "open %s", k.path)
+		return nil, hinted(ErrNoKeyring, "if this directory held data, put its KEYRING back from a copy; nothing in it can be read without", "open %s", k.path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", k.path, err)
@@ -268,11 +269,11 @@ func expand(prk []byte, label string, n int) ([]byte, error) {
 // unlock tries each KEK on the slots that name it, then on the others: a key may have moved to another provider.
 func unlock(f *ringFile, keks []KEK) ([]byte, error) {
 	if len(keks) == 0 {
-		return nil, hinted(ErrWrongKEK, "name the key that was used when the store was created, or use its recovery code", "no key was given; the keyring opens with %s", slotNames(f))
+		return nil, hinted(ErrWrongKEK, "name the key that was used when the store was created"+orRecovery(f), "no key was given; the keyring opens with %s", slotNames(f))
 	}
 	var tried []string
 	var failed error
-	hint := "give the key that is named, or the recovery code"
+	hint := "give the key that is named" + orRecovery(f)
 	for _, kek := range keks {
 		for _, named := range []bool{true, false} {
 			for _, s := range f.slots {
@@ -297,6 +298,14 @@ func unlock(f *ringFile, keks []KEK) ([]byte, error) {
 		return nil, failed
 	}
 	return nil, hinted(ErrWrongKEK, hint, "tried %s; the keyring opens with %s", strings.Join(tried, ", "), slotNames(f))
+}
+
+// orRecovery is advice for a keyring that a recovery code opens.
+func orRecovery(f *ringFile) string {
+	if !slices.ContainsFunc(f.slots, func(s ringSlot) bool { return strings.HasPrefix(s.kekID, recoveryKind+":") }) {
+		return ""
+	}
+	return ", or the recovery code (recovery-file:PATH)"
 }
 
 func slotNames(f *ringFile) string {

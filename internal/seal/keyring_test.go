@@ -10,6 +10,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"holdfast.dev/holdfast/internal/fault"
 )
 
 // oneOf fails unless err is one of kinds.
@@ -32,6 +34,11 @@ func TestOpenKeyringNegative(t *testing.T) {
 	for _, want := range []string{"test key other", testKEK(t, "other").ID(), "/data/KEYRING", testKEK(t, "k").ID(), "slot 0"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q does not name %q", err, want)
+		}
+	}
+	for _, keks := range [][]KEK{{testKEK(t, "other")}, nil} {
+		if _, err := OpenKeyring(fs, "/data", keks...); strings.Contains(fault.From(err).Hint, "recovery") {
+			t.Errorf("%q: no recovery code was made", fault.From(err).Hint)
 		}
 	}
 	_, err = OpenKeyring(fs, "/data")
@@ -146,6 +153,11 @@ func TestSlots(t *testing.T) {
 	again := must(OpenKeyring(fs, "/data", typed))(t)
 	if again.StoreUUID() != ring.StoreUUID() || again.Fingerprint() != ring.Fingerprint() {
 		t.Error("the recovery code opens another store")
+	}
+	for _, keks := range [][]KEK{{testKEK(t, "other")}, nil} {
+		if _, err := OpenKeyring(fs, "/data", keks...); !strings.Contains(fault.From(err).Hint, "recovery-file:") {
+			t.Errorf("%q does not tell of the recovery code", fault.From(err).Hint)
+		}
 	}
 	if _, err := ring.AddSlot(brokenKEK{testKEK(t, "broken")}); err == nil {
 		t.Error("a key that does not unwrap got a slot")

@@ -250,7 +250,7 @@ func (r *StreamReader) mark(end int64, body int) error {
 // in full and damaged afterwards. The answer is io.EOF for the end of the stream, or the damage.
 func (r *StreamReader) tail(piece []byte, short bool) error {
 	corrupt := func(why string) error {
-		return damaged(ErrCorrupt, r.path, r.offset, "frame %d fails its checksum %s; restore this member from its peers", r.number, why)
+		return damaged(ErrCorrupt, r.path, r.offset, "frame %d fails its checksum %s", r.number, why)
 	}
 	if r.end != nil {
 		return corrupt("before the end that the next segment attests")
