@@ -83,7 +83,7 @@ func (h *home) refuseForeign() error {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	if slices.Contains(names, "member") {
-		return ErrForeignDirectory.WithHint("%s is etcd's data directory (it has member/); Holdfast does not open it. Start with an empty --data-dir and join the cluster, or restore a snapshot", h.dir)
+		return ErrForeignDirectory.WithHint("%s is etcd's data directory (it has member/); Holdfast does not open it. Start with an empty --data-dir, and have clients copy the keys from a running etcd", h.dir)
 	}
 	ours := func(name string) bool {
 		return name == lockName || name == keyringName || name == pkiName || name == auditName || name == "CURRENT" || name == "CREATING" ||
@@ -308,8 +308,10 @@ func (k kekPlace) protects(dir string) string {
 	switch k.provider {
 	case "env", "credential":
 		return "protects the disk and its backups as long as the service manager keeps the key elsewhere"
-	case "passphrase-file", "recovery-file":
+	case "passphrase-file":
 		return "protects as far as the pass phrase file is kept apart"
+	case "recovery-file":
+		return "protects as far as the file with the recovery code is kept apart"
 	}
 	if k.env.Mounts != nil {
 		if apart, _, err := k.env.Mounts(dir, filepath.Dir(k.at)); err == nil && apart {
