@@ -527,3 +527,26 @@ func TestSilentProbe(t *testing.T) {
 		t.Error(l.log.String())
 	}
 }
+
+// TestServerEndsFirst: whoever is still shaking hands when the server behind its route ends was not refused; a stranger who
+// comes at that moment was.
+func TestServerEndsFirst(t *testing.T) {
+	l := newLab(t)
+	a := makeAuthority(t, "CA")
+	s := l.stand(GateOptions{TLS: l.identity(l.mutual(a))})
+	if err := s.Web().Close(); err != nil {
+		t.Fatal(err)
+	}
+	known := clientTLS(a.cert, nil, a.leaf("me", nil))
+	if got := s.get(t, known, false); got.err == nil {
+		t.Fatal("an ended server answered")
+	}
+	if got := s.get(t, clientTLS(a.cert, nil), false); got.err == nil {
+		t.Fatal("a stranger was answered")
+	}
+	l.log.await(t, "rejected connection on client endpoint", "didn't provide a certificate")
+	until(t, "no handshake pending", func() bool { return s.Counts().Pending == 0 })
+	if n := strings.Count(l.log.String(), "rejected connection"); n != 1 {
+		t.Error(l.log.String())
+	}
+}

@@ -29,6 +29,10 @@ func (r *refusalLog) add(c *conn, err error) {
 		r.log.Debug("connection closed without a word", "side", r.side.String(), "remote-addr", c.RemoteAddr().String())
 		return
 	}
+	if errors.Is(err, errEnded) {
+		r.log.Debug("connection closed because its server has ended", "side", r.side.String(), "remote-addr", c.RemoteAddr().String())
+		return
+	}
 	var why *refusal
 	if !errors.As(err, &why) {
 		why = &refusal{err: err}

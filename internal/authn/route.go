@@ -41,6 +41,9 @@ func (r *route) Addr() net.Addr { return r.gate.Addr() }
 
 var errNotServed = errors.New("the protocol is not served here")
 
+// errEnded is our own doing: the server behind a route has ended, as it does when the member stops, before the gate has.
+var errEnded = errors.New("the server behind this port has ended")
+
 func (r *route) deliver(ctx context.Context, c net.Conn) error {
 	select {
 	case r.conns <- c:
@@ -54,7 +57,7 @@ func (r *route) deliver(ctx context.Context, c net.Conn) error {
 		}
 		return nil
 	case <-r.done:
-		return errNotServed
+		return errEnded
 	case <-ctx.Done():
 		return fmt.Errorf("no server takes the connection: %w", ctx.Err())
 	}

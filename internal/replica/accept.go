@@ -55,6 +55,9 @@ func (t *transport) serve(conn net.Conn) {
 	t.mu.Lock()
 	t.handling--
 	t.mu.Unlock()
+	if err != nil && t.ctx.Err() != nil {
+		return // our own end closed it
+	}
 	if err != nil {
 		t.logger.Warn("refused a peer connection", "addr", addrOf(conn), "err", err)
 		return
