@@ -37,7 +37,8 @@ type GateOptions struct {
 	Log      *slog.Logger
 	Now      func() time.Time
 
-	// Refused is told of every certificate that was refused, for the audit record. Nil: nobody.
+	// Refused is told of every refused handshake, with or without a certificate, for the audit record. How many there are
+	// is up to strangers. Nil: nobody.
 	Refused func(Refusal)
 
 	MaxHandshakes, MaxHandshakesPerAddress int // 0: 512 and 128
@@ -46,7 +47,7 @@ type GateOptions struct {
 	MaxConnections int
 }
 
-// Refusal is a certificate that was refused.
+// Refusal is a handshake that was refused, and the certificate that was shown, if it was that.
 type Refusal struct {
 	Side                    Side
 	Remote, ServerName      string

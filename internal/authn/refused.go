@@ -40,9 +40,9 @@ func (r *refusalLog) add(c *conn, err error) {
 	what := Refusal{Side: r.side, Remote: c.RemoteAddr().String(), ServerName: c.serverName, Reason: why.reason, Err: err}
 	if why.cert != nil {
 		what.Subject, what.Issuer, what.Serial = why.cert.Subject.String(), why.cert.Issuer.String(), why.cert.SerialNumber.Text(16)
-		if r.tell != nil {
-			r.tell(what)
-		}
+	}
+	if r.tell != nil {
+		r.tell(what)
 	}
 	missed, ok := r.take()
 	if !ok {

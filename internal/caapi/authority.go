@@ -343,6 +343,9 @@ func (a *Authority) record(ctx context.Context, by policy.Principal, leaf, issue
 		return err
 	}
 	n := ca.Name(leaf, issuer)
+	if err := a.o.Core.RecordControl(by, actionIssue, fmt.Sprintf("%s certificate %s/%s of %q", r.Profile, n.Issuer, n.Serial, r.Subject)); err != nil {
+		return err
+	}
 	key := []byte("issued/" + n.Issuer + "/" + n.Serial)
 	_, err = a.o.Core.Put(ctx, a.o.System, &state.Put{Space: mvcc.SpaceCA, Key: key, Value: data})
 	return err
@@ -370,9 +373,18 @@ func (a *Authority) Pinned(member uint64, key [sha256.Size]byte) bool {
 	return false
 }
 
-// mayAdminister reports whether who may change the authority: the one right that all of it needs.
-func mayAdminister(who policy.Principal) error {
+// What the authority does, in the audit record's words.
+const (
+	actionIssue    = "certificate issue"
+	actionToken    = "join token create"
+	actionAdmit    = "join token use"
+	actionRecovery = "recovery code create"
+)
+
+// mayAdminister reports whether who may change the authority: the one right that all of it needs. A refusal is recorded.
+func (a *Authority) mayAdminister(who policy.Principal, action string) error {
 	if !who.IsAdmin() {
+		a.o.Core.RecordRefusal(who, action, errNotAdmin)
 		return errNotAdmin
 	}
 	return nil

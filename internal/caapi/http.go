@@ -76,7 +76,11 @@ func (a *Authority) AdminHandler() http.Handler {
 	})
 	mux.HandleFunc("POST "+AdminPrefix+"recovery", func(w http.ResponseWriter, r *http.Request) {
 		who := a.o.Principal(r.Context())
-		if err := mayAdminister(who); err != nil {
+		err := a.mayAdminister(who, actionRecovery)
+		if err == nil {
+			err = a.o.Core.RecordControl(who, actionRecovery, fmt.Sprintf("member %x", a.o.Member))
+		}
+		if err != nil {
 			answerJSON(w, nil, err)
 			return
 		}

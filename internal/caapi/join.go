@@ -33,7 +33,7 @@ type tokenRecord struct {
 
 // CreateToken makes a join token that lives for life. The cluster keeps its hash only.
 func (a *Authority) CreateToken(ctx context.Context, who policy.Principal, life time.Duration) (ca.Token, error) {
-	if err := mayAdminister(who); err != nil {
+	if err := a.mayAdminister(who, actionToken); err != nil {
 		return ca.Token{}, err
 	}
 	root := a.Root()
@@ -50,6 +50,9 @@ func (a *Authority) CreateToken(ctx context.Context, who policy.Principal, life 
 	hash := token.Hash()
 	data, err := json.Marshal(tokenRecord{Hash: hash[:], Expires: a.o.Now().Add(life), By: who.String()})
 	if err != nil {
+		return ca.Token{}, err
+	}
+	if err := a.o.Core.RecordControl(who, actionToken, token.String()); err != nil {
 		return ca.Token{}, err
 	}
 	if _, err := a.o.Core.Put(ctx, a.o.System, &state.Put{Space: mvcc.SpaceCA, Key: tokenKey(token.ID), Value: data}); err != nil {
@@ -158,6 +161,10 @@ func (a *Authority) claim(ctx context.Context, token ca.Token, key [sha256.Size]
 			return &record, nil
 		}
 		record.Key = key[:]
+		// Who joins has no certificate yet: the key is what the member's certificate will be of.
+		if err := a.o.Core.RecordControl(policy.Principal{}, actionAdmit, fmt.Sprintf("%v for the key %x", token, key)); err != nil {
+			return nil, err
+		}
 		done, err := a.replace(ctx, tokenKey(token.ID), kv.ModRevision, record)
 		if err != nil {
 			return nil, err

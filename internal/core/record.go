@@ -50,6 +50,16 @@ func (c *Core) commitAudit(who policy.Principal, action, subject string) error {
 	return nil
 }
 
+// RecordControl records an operation of control that another package does: one for which it fails must not be done.
+func (c *Core) RecordControl(who policy.Principal, action, subject string) error {
+	return c.commitAudit(who, action, subject)
+}
+
+// RecordRefusal records that somebody may not do what another package was asked. Other errors are no refusals.
+func (c *Core) RecordRefusal(who policy.Principal, action string, err error) {
+	c.refused(who, action, err)
+}
+
 func (c *Core) unwritable(err error) error {
 	c.log.Error("an operation was denied because the audit record cannot be written", "error", err)
 	return ErrAuditUnwritable

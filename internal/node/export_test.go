@@ -2,9 +2,11 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
 
 	"holdfast.dev/holdfast/internal/authn"
 	"holdfast.dev/holdfast/internal/ca"
+	"holdfast.dev/holdfast/internal/caapi"
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/policy"
 	"holdfast.dev/holdfast/internal/state"
@@ -24,5 +26,27 @@ func (n *Node) IssueForTest(ctx context.Context, r ca.Request) (authn.Pair, erro
 // RevokeForTest commits the row that revokes cert.
 func (n *Node) RevokeForTest(ctx context.Context, cert policy.Certificate) error {
 	_, err := n.core.Put(ctx, n.system, &state.Put{Space: mvcc.SpaceCA, Key: state.RevokedKey(cert), Value: []byte("test")})
+	return err
+}
+
+// CloseRecordForTest ends the audit record under a running member, which then cannot write it.
+func (n *Node) CloseRecordForTest() error { return n.record.Close() }
+
+// SlotsForTest counts the slots of the keyring.
+func (n *Node) SlotsForTest() int { return len(n.home.ring.Slots()) }
+
+// ClaimForTest asks to be admitted with a token.
+func (n *Node) ClaimForTest(ctx context.Context, token string) error {
+	key, err := n.newKey()
+	if err != nil {
+		return err
+	}
+	csr, err := x509.CreateCertificateRequest(n.env.Rand, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return err
+	}
+	_, err = n.pki.authority.Admit(ctx, caapi.JoinRequest{
+		Token: token, Name: "x", PeerURLs: []string{"https://127.0.0.1:1"}, PeerCSR: csr, ServeCSR: csr,
+	})
 	return err
 }

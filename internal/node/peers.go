@@ -76,7 +76,7 @@ func (n *Node) bind(ctx context.Context, urls config.URLs, o authn.GateOptions) 
 			return gates, err
 		}
 		so := o
-		so.Registry, so.Log, so.Now = n.registry, n.log, n.env.Now
+		so.Registry, so.Log, so.Now, so.Refused = n.registry, n.log, n.env.Now, n.refusals.add
 		if so.Plain = s.Plain; !s.TLS {
 			so.TLS = nil
 		}
