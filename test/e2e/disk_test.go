@@ -68,6 +68,9 @@ func saysNoSpace(t *testing.T, p *process) {
 // TestDiskFull lets a disk run full, slowly by what is written and at once by somebody else's file. The member refuses writes
 // with NOSPACE or ends with the reason; with room again it serves everything that it acknowledged, and takes writes.
 func TestDiskFull(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes on a busy machine; `make e2e` runs it")
+	}
 	for _, how := range []string{"slowly", "at once", "slowly, without a reserve", "at once, without a reserve"} {
 		t.Run(how, func(t *testing.T) {
 			var extra []string

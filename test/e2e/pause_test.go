@@ -15,6 +15,9 @@ import (
 // member is read without pause. A read that began after a write was acknowledged returns at least that: also when it had
 // waited in the paused leader's socket, and when that one does not know yet that it leads no more.
 func TestPausedLeader(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes on a busy machine; `make e2e` runs it")
+	}
 	t.Parallel()
 	c := newCluster(t, 3)
 	ctx, cancel := context.WithCancel(context.Background())
