@@ -17,7 +17,8 @@ var house = map[string]layer{
 	"internal/etcdapi":             {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault"}, "an edge: translates to core; state, mvcc and storage only for the types of core's calls"},
 	"internal/caapi":               {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault", "ca"}, "an edge: translates to core"},
 	"internal/core":                {[]string{"state", "mvcc", "storage", "replica", "policy", "fault", "audit", "seal"}, "the only way in; replica only for its types: node wires the two"},
-	"internal/state":               {[]string{"mvcc", "storage", "policy", "fault", "ca"}, "the deterministic machine"},
+	"internal/state":               {[]string{"catalog", "mvcc", "storage", "policy", "fault", "ca"}, "the deterministic machine"},
+	"internal/catalog":             {[]string{"mvcc", "storage", "fault"}, "nodes, services, checks, sessions and Consul's pairs over mvcc: pure decisions, state carries them"},
 	"internal/mvcc":                {[]string{"storage", "fault"}, "revisioned keyspace over storage"},
 	"internal/ca":                  {[]string{"policy"}, "pure functions over crypto.Signer; policy only for the names of roles and certificates"},
 	"internal/policy":              {nil, "standard library only"},
@@ -50,7 +51,7 @@ var doors = []door{
 }
 
 // deterministic packages: no clock, randomness, goroutine, file or network.
-var deterministic = []string{"internal/state", "internal/mvcc", "internal/policy", "internal/fault"}
+var deterministic = []string{"internal/state", "internal/catalog", "internal/mvcc", "internal/policy", "internal/fault"}
 
 // bannedInDeterministic lists imports that would let the outside in.
 var bannedInDeterministic = []string{"time", "math/rand", "math/rand/v2", "crypto/rand", "os", "net", "net/http", "log", "log/slog", "sync/errgroup"}

@@ -17,6 +17,7 @@ const (
 	kindAlarmChange     requestKind = 9
 	kindMemberPublish   requestKind = 10
 	kindRaiseLevel      requestKind = 11
+	kindDiscovery       requestKind = 12
 )
 
 func (*Put) kind() requestKind             { return kindPut }
@@ -30,15 +31,23 @@ func (*AuthChange) kind() requestKind      { return kindAuthChange }
 func (*AlarmChange) kind() requestKind     { return kindAlarmChange }
 func (*MemberPublish) kind() requestKind   { return kindMemberPublish }
 func (*RaiseLevel) kind() requestKind      { return kindRaiseLevel }
+func (*Discovery) kind() requestKind       { return kindDiscovery }
 
 // Feature levels. A request may be applied from its level on.
 const (
 	FirstLevel uint32 = 1
-	MaxLevel   uint32 = 1 // the highest level that this build knows
+	MaxLevel   uint32 = 2 // the highest level that this build knows
+
+	levelDiscovery uint32 = 2 // the catalog and Consul's key-value pairs
 )
 
 // level returns the feature level from which on k may be applied.
-func (k requestKind) level() uint32 { return FirstLevel }
+func (k requestKind) level() uint32 {
+	if k == kindDiscovery {
+		return levelDiscovery
+	}
+	return FirstLevel
+}
 
 // RaiseLevel raises the cluster's feature level. It is refused while some member has not published that it knows Level.
 type RaiseLevel struct {

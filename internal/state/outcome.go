@@ -54,6 +54,7 @@ type Effects struct {
 	Unrevoked    []policy.Certificate // certificates whose revocation was deleted
 	Level        uint32               // the new feature level, when it was raised; otherwise 0
 	Compacted    []Compaction
+	Sessions     []SessionEffect // begun, ended
 }
 
 // LeaseOp is what happened to a lease.
