@@ -3,10 +3,10 @@ GO      ?= go
 BIN     := bin/holdfast
 CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
 
-.PHONY: build run test race lint conformance conformance-quick e2e torture scale bench fuzz clean
+.PHONY: build run test race lint guides conformance conformance-quick e2e torture scale bench fuzz clean
 
 build: ## the binary, in bin/holdfast
-	$(GO) build -trimpath -o $(BIN) ./cmd/holdfast
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/holdfast
 
 run: build ## a secured server on an empty directory, shown at work; stays up until Ctrl-C
 	$(BIN) demo
@@ -33,6 +33,9 @@ conformance-quick: build ## the part of it that CI runs (under 6 minutes)
 
 e2e: build ## end-to-end: guides' command lines, canary, bit flips
 	cd test && $(GO) test -count=1 -v -timeout 30m ./e2e
+
+guides: build ## follow every page of docs/guides, command by command, and compare what comes back (root for all of it)
+	cd test && $(GO) run ./guides -binary ../$(BIN) ../docs/guides/*.md
 
 torture: build ## kill -9 at random under load, 100 times on one member and on three
 	cd test && HOLDFAST_TORTURE=1 $(GO) test -count=1 -v -timeout 60m -run TestKill ./e2e
