@@ -26,6 +26,8 @@ var (
 	ErrNoAuthority = fault.New(fault.Unsupported, "this cluster has no certificate authority of its own")
 	ErrBadToken    = fault.New(fault.Denied, "the join token is unknown, used up or expired")
 	ErrBadRequest  = fault.New(fault.Invalid, "malformed request")
+
+	ErrNoSuchAuthority = fault.New(fault.NotFound, "there is no authority of that name")
 )
 
 // errNotAdmin is etcd's text for a right that is missing.
