@@ -28,6 +28,7 @@ type Mode string
 const (
 	ModeServer Mode = "server" // secure with no flags: own CA, mutual TLS everywhere
 	ModeEtcd   Mode = "etcd"   // a drop-in for etcd: its flags, its defaults, its rule "auth off = all"
+	ModeConsul Mode = "consul" // a drop-in for a Consul agent: its keys, its defaults, its rule "ACL off = all"
 )
 
 // Config is the configuration of one member.
@@ -93,6 +94,9 @@ type Config struct {
 
 	// Gates are etcd's feature gates that change something here.
 	Gates Gates `yaml:"-"`
+
+	// Consul is the agent of `holdfast consul agent`; nil otherwise.
+	Consul *Consul `yaml:"-"`
 }
 
 // Listen says where a member listens. Schemes: http, https, unix, unixs; an http or unix URL is served in the clear and
@@ -108,6 +112,13 @@ type Listen struct {
 	Peer URLs `yaml:"peer"`
 	// Public serves what needs no client certificate: the trust root, joining, liveness. `holdfast server` only.
 	Public URLs `yaml:"public"`
+	// Consul serves Consul's HTTP API over mutual TLS. Default: empty, not served. `holdfast server` only.
+	Consul URLs `yaml:"consul"`
+	// DNS is the host:port on which the catalog is served over DNS (udp and tcp). Default: empty, not served.
+	DNS string `yaml:"dns"`
+	// Gossip is the host:port (udp and tcp) of the encrypted gossip by which members and agents notice each other's
+	// failure. Its key is made by the cluster. Default: empty, no gossip.
+	Gossip string `yaml:"gossip"`
 	// ReusePort sets SO_REUSEPORT, ReuseAddress SO_REUSEADDR on every TCP listener.
 	ReusePort    bool `yaml:"-"`
 	ReuseAddress bool `yaml:"-"`
@@ -277,6 +288,8 @@ type Log struct {
 	Rotate bool `yaml:"-"`
 	// Rotation is etcd's rotation object as JSON.
 	Rotation string `yaml:"-"`
+	// Syslog is the facility (LOCAL0, DAEMON, …) under which records also go to this host's syslog; empty: they do not.
+	Syslog string `yaml:"-"`
 }
 
 // Bootstrap says how an empty member of `holdfast etcd` finds its cluster.
@@ -381,6 +394,18 @@ func common() *Config {
 			KeepaliveTime: 2 * time.Second, KeepaliveTimeout: 6 * time.Second, InsecureTransport: true,
 		}},
 	}
+}
+
+// ConsulAgent returns the defaults of `holdfast consul agent` that do not depend on its own keys.
+func ConsulAgent() *Config {
+	c := common()
+	c.Mode = ModeConsul
+	c.Name = hostName()
+	c.TLS.MinVersion = "TLS1.2"
+	c.Log.Format = "text"
+	c.Log.Outputs = []string{"stdout"}
+	c.Consul = &Consul{}
+	return c
 }
 
 func hostName() string {
