@@ -8,6 +8,7 @@ type Node struct {
 	Datacenter      string
 	TaggedAddresses map[string]string
 	Meta            map[string]string
+	Extra           []byte // what only readers use (Locality), as JSON; may be empty
 	CreateIndex     uint64
 	ModifyIndex     uint64
 }
@@ -38,6 +39,7 @@ type Service struct {
 	Meta              map[string]string
 	Weights           Weights
 	EnableTagOverride bool
+	Extra             []byte // what only readers use (Connect, Proxy, Locality, Ports), as JSON; may be empty
 	CreateIndex       uint64
 	ModifyIndex       uint64
 }
