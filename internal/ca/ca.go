@@ -87,7 +87,7 @@ func NewRoot(src Source, key crypto.Signer, cluster uint64, life time.Duration) 
 	return sign(src, t, t, key.Public(), key)
 }
 
-// NewIssuer makes the certificate of the issuer for role (Member, Agent, Client or Admin), signed by root.
+// NewIssuer makes the certificate of the issuer for role (Member, Agent, Client, Admin or KMS), signed by root.
 func NewIssuer(src Source, root Authority, role policy.Role, key crypto.PublicKey, life time.Duration) (*x509.Certificate, error) {
 	name, usages := issuerShape(role)
 	if name == "" || root.Certificate == nil || !root.Certificate.IsCA || root.Role != policy.RoleNone || root.Certificate.MaxPathLen < 1 {
@@ -116,6 +116,8 @@ func issuerShape(role policy.Role) (string, []x509.ExtKeyUsage) {
 		return "client", []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	case policy.RoleAdmin:
 		return "admin", []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	case policy.RoleKMS:
+		return "kms", []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	case policy.RoleNone:
 	}
 	return "", nil

@@ -25,6 +25,7 @@ const (
 	AdminProfile          // a client with every right: clientAuth, from the admin issuer
 	ClientProfile         // a client: clientAuth, from the client issuer
 	AgentProfile          // an agent: clientAuth, from the agent issuer
+	KMSProfile            // who uses the cluster's key management, and nothing else: clientAuth, from the kms issuer
 )
 
 // shape returns the role that issues p, its extended key usages and whether it names hosts.
@@ -41,6 +42,8 @@ func (p Profile) shape() (role policy.Role, usages []x509.ExtKeyUsage, hosts boo
 		return policy.RoleAdmin, []x509.ExtKeyUsage{client}, false
 	case ClientProfile:
 		return policy.RoleClient, []x509.ExtKeyUsage{client}, false
+	case KMSProfile:
+		return policy.RoleKMS, []x509.ExtKeyUsage{client}, false
 	case noProfile:
 	}
 	return policy.RoleNone, nil, false

@@ -87,6 +87,7 @@ func New(o Options) *Authority { return &Authority{o: o, issuers: map[policy.Rol
 func Roles() map[policy.Role]string {
 	return map[policy.Role]string{
 		policy.RoleMember: "member", policy.RoleAdmin: "admin", policy.RoleClient: "client", policy.RoleAgent: "agent",
+		policy.RoleKMS: "kms",
 	}
 }
 
@@ -109,7 +110,7 @@ func NewSeed(src ca.Source, cluster uint64) (Seed, error) {
 		return s, err
 	}
 	root := ca.Authority{Certificate: s.Root, Signer: key}
-	for _, role := range []policy.Role{policy.RoleMember, policy.RoleAdmin, policy.RoleClient, policy.RoleAgent} {
+	for _, role := range []policy.Role{policy.RoleMember, policy.RoleAdmin, policy.RoleClient, policy.RoleAgent, policy.RoleKMS} {
 		key, err := ca.GenerateKey(src.Rand)
 		if err != nil {
 			return s, err
@@ -281,6 +282,8 @@ func profileName(p ca.Profile) (string, policy.Role) {
 		return "client", policy.RoleClient
 	case ca.AgentProfile:
 		return "agent", policy.RoleAgent
+	case ca.KMSProfile:
+		return "kms", policy.RoleKMS
 	}
 	return "", policy.RoleNone
 }

@@ -207,7 +207,7 @@ func (p *pki) issued(side authn.Side) *authn.Issued {
 		i.NoClientCert = true
 		i.Server.Chain = append(slices.Clone(id.serve.Chain), id.root) // a joiner knows nothing but the root's digest
 	default:
-		i.Issuers = issuer(policy.RoleAdmin, policy.RoleClient)
+		i.Issuers = issuer(policy.RoleAdmin, policy.RoleClient, policy.RoleKMS)
 	}
 	return i
 }

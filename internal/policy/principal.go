@@ -32,6 +32,7 @@ const (
 	RoleAdmin       // everything, also while user authentication is off
 	RoleMember
 	RoleAgent
+	RoleKMS // may use the cluster's key management for others (`holdfast kms`), and nothing else
 )
 
 // Principal is who asks. Only authn and clustertest make one (archtest); everybody else passes it on.
@@ -145,7 +146,7 @@ func (p Principal) AppendBinary(b []byte) []byte {
 
 // DecodePrincipal reads what AppendBinary wrote and returns the rest of b.
 func DecodePrincipal(b []byte) (p Principal, rest []byte, err error) {
-	if len(b) < 3 || b[0] > byte(System) || b[1] > byte(RoleAgent) || b[2] > 3 {
+	if len(b) < 3 || b[0] > byte(System) || b[1] > byte(RoleKMS) || b[2] > 3 {
 		return Principal{}, nil, ErrMalformedPrincipal
 	}
 	p.kind, p.role, p.open, p.viaToken = Kind(b[0]), Role(b[1]), b[2]&1 != 0, b[2]&2 != 0
