@@ -78,7 +78,8 @@ func parse(name, text string) (page, error) {
 
 var heredoc = regexp.MustCompile(`<<-?\s*['"]?([A-Za-z_]+)['"]?`)
 
-// block splits one console block into its commands.
+// block splits one console block into its commands. A command goes on after a trailing backslash, in a here-document, and on
+// lines that begin with the shell's second prompt.
 func block(lines []string, first int, mark step) (steps []step, err error) {
 	for i := 0; i < len(lines); i++ {
 		command, ok := strings.CutPrefix(lines[i], "$ ")
@@ -100,7 +101,7 @@ func block(lines []string, first int, mark step) (steps []step, err error) {
 		if m := heredoc.FindStringSubmatch(command); m != nil {
 			until = m[1]
 		}
-		for until != "" || strings.HasSuffix(lines[i], `\`) {
+		for until != "" || strings.HasSuffix(lines[i], `\`) || i+1 < len(lines) && strings.HasPrefix(lines[i+1], "> ") {
 			i++
 			if i == len(lines) {
 				return nil, fmt.Errorf("line %d: the command does not end in its block", s.line)
@@ -108,7 +109,10 @@ func block(lines []string, first int, mark step) (steps []step, err error) {
 			next := lines[i]
 			command += "\n" + strings.TrimPrefix(next, "> ")
 			if until != "" && strings.TrimPrefix(next, "> ") == until {
-				break
+				until = ""
+				if !strings.HasPrefix(next, "> ") {
+					break
+				}
 			}
 		}
 		s.command = command
