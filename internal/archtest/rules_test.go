@@ -29,6 +29,7 @@ var house = map[string]layer{
 	"internal/seal":                {[]string{"fault"}, "keys, sealed formats, encrypting file system"},
 	"internal/authn":               {[]string{"policy", "fault", "ca"}, "socket to principal"},
 	"internal/audit":               {[]string{"seal", "policy", "fault"}, "the append-only record"},
+	"internal/agent":               {[]string{"core", "catalog", "policy", "fault"}, "one agent's services, checks and gossip; core only for the types of the directory, which core and agentapi's client are"},
 	"internal/archtest":            {nil, "this table"},
 	"internal/clustertest":         {[]string{"node", "etcdapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "tests only: whole clusters in one process"},
 }
@@ -46,7 +47,9 @@ var doors = []door{
 	{"github.com/cockroachdb/pebble", []string{"internal/storage", "internal/seal"}, "ordered storage has one door; seal speaks pebble's file system interface"},
 	{"go.etcd.io/etcd/api", []string{"internal/etcdapi"}, "etcd's wire types stay at the edge"},
 	{"go.etcd.io/etcd/etcdctl", []string{"cmd/holdfast"}, "etcdctl's tree runs in a process of its own"},
-	{"google.golang.org/grpc", []string{"internal/etcdapi", "internal/authn", "internal/node"}, "gRPC is an edge's business; authn hands it finished handshakes"},
+	{"github.com/hashicorp/serf", []string{"internal/agent"}, "gossip has one door"},
+	{"github.com/hashicorp/memberlist", []string{"internal/agent"}, "gossip has one door"},
+	{"google.golang.org/grpc", []string{"internal/etcdapi", "internal/authn", "internal/node", "internal/agent"}, "gRPC is an edge's business; authn hands it finished handshakes; an agent's grpc checks are clients"},
 	{"github.com/spf13/cobra", []string{"cmd/holdfast"}, "commands live in the binary"},
 }
 
