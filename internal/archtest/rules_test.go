@@ -15,6 +15,8 @@ var house = map[string]layer{
 	"internal/node/contexts":       {nil, "client contexts of one user; a leaf, so that node writes and the binary reads them"},
 	"internal/node/logs":           {[]string{"node/config"}, "log formats and outputs"},
 	"internal/etcdapi":             {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault"}, "an edge: translates to core; state, mvcc and storage only for the types of core's calls"},
+	"internal/agentapi":            {[]string{"core", "catalog", "policy", "fault"}, "an edge between our own agents: translates to core; its client end answers like core"},
+	"internal/dnsapi":              {[]string{"core", "catalog", "policy", "fault"}, "an edge: DNS over core's or agentapi's Lookup; core and catalog for the types of that call"},
 	"internal/caapi":               {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault", "ca"}, "an edge: translates to core"},
 	"internal/core":                {[]string{"state", "mvcc", "storage", "replica", "policy", "fault", "audit", "seal"}, "the only way in; replica only for its types: node wires the two"},
 	"internal/state":               {[]string{"catalog", "mvcc", "storage", "policy", "fault", "ca"}, "the deterministic machine"},
