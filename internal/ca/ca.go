@@ -45,13 +45,6 @@ type Authority struct {
 	Role        policy.Role // what an issuer certifies its holders as; RoleNone for a root
 }
 
-// Revocation is one line of a CRL.
-type Revocation struct {
-	Serial *big.Int
-	At     time.Time
-	Reason int // RFC 5280 section 5.3.1; 0 leaves it out
-}
-
 // ErrAuthority is returned when an Authority may not sign what is asked of it.
 var ErrAuthority = errors.New("this authority may not sign that")
 
@@ -64,13 +57,13 @@ func GenerateKey(rand io.Reader) (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
-// NewSerial returns a random serial number: 20 octets whose first bit is clear, never zero (RFC 5280 section 4.1.2.2).
+// NewSerial returns a random serial number: 128 random bits in 17 octets, whose first is 1, so that it is positive, never
+// zero and always of one length (RFC 5280 section 4.1.2.2 allows 20 octets).
 func NewSerial(rand io.Reader) (*big.Int, error) {
-	var b [20]byte
-	if _, err := io.ReadFull(rand, b[:]); err != nil {
+	b := [17]byte{1}
+	if _, err := io.ReadFull(rand, b[1:]); err != nil {
 		return nil, fmt.Errorf("read randomness for a serial number: %w", err)
 	}
-	b[0] = b[0]&0x7f | 0x40 // a fixed length, and never zero
 	return new(big.Int).SetBytes(b[:]), nil
 }
 
@@ -143,7 +136,9 @@ func sign(src Source, t, parent *x509.Certificate, pub crypto.PublicKey, by cryp
 		return nil, err
 	}
 	t.SerialNumber, t.SubjectKeyId, t.BasicConstraintsValid = serial, keyID, true
-	t.NotBefore = src.Now.Add(-Backdate)
+	if t.NotBefore.IsZero() {
+		t.NotBefore = src.Now.Add(-Backdate)
+	}
 	if t != parent {
 		if parent.NotAfter.Before(t.NotAfter) {
 			t.NotAfter = parent.NotAfter
@@ -181,22 +176,4 @@ func subjectKeyID(pub crypto.PublicKey) ([]byte, error) {
 	}
 	sum := sha256.Sum256(spki.Key.Bytes)
 	return sum[:20], nil
-}
-
-// SignCRL returns a DER revocation list of by. Number must grow with every list of one issuer.
-func SignCRL(src Source, by Authority, number *big.Int, next time.Time, revoked []Revocation) ([]byte, error) {
-	if by.Certificate == nil || by.Certificate.KeyUsage&x509.KeyUsageCRLSign == 0 {
-		return nil, fmt.Errorf("revocation list: %w", ErrAuthority)
-	}
-	entries := make([]x509.RevocationListEntry, len(revoked))
-	for i, r := range revoked {
-		entries[i] = x509.RevocationListEntry{SerialNumber: r.Serial, RevocationTime: r.At, ReasonCode: r.Reason}
-	}
-	der, err := x509.CreateRevocationList(src.Rand, &x509.RevocationList{
-		Number: number, ThisUpdate: src.Now, NextUpdate: next, RevokedCertificateEntries: entries,
-	}, by.Certificate, by.Signer)
-	if err != nil {
-		return nil, fmt.Errorf("sign revocation list: %w", err)
-	}
-	return der, nil
 }

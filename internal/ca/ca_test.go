@@ -210,7 +210,7 @@ func TestSerial(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := s.BitLen(); n != 159 || s.Sign() <= 0 || seen[s.String()] {
+		if n := s.BitLen(); n != 129 || s.Sign() <= 0 || seen[s.String()] {
 			t.Fatalf("%x (%d bits)", s, n)
 		}
 		seen[s.String()] = true
