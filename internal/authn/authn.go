@@ -42,6 +42,7 @@ const (
 	PeerSide         // member to member: etcd's peer URLs
 	MetricsSide      // health and metrics for machines that watch
 	PublicSide       // `holdfast server`: what may be reached without a certificate; its principals are Nobody
+	SigningSide      // who asks a named authority for certificates, with one of that authority: its principals have no role
 )
 
 // String returns the word that messages use.
@@ -55,6 +56,8 @@ func (s Side) String() string {
 		return "metrics"
 	case PublicSide:
 		return "public"
+	case SigningSide:
+		return "signing"
 	case noSide:
 	}
 	return "no side"

@@ -89,7 +89,7 @@ type GateCounts struct {
 // NewGate returns a gate over socket, which it owns from then on. Serve runs it.
 func NewGate(socket net.Listener, o GateOptions) (*Gate, error) {
 	switch {
-	case o.Side == noSide || o.Side > PublicSide || o.Registry == nil || o.Log == nil || o.Now == nil:
+	case o.Side == noSide || o.Side > SigningSide || o.Registry == nil || o.Log == nil || o.Now == nil:
 		return nil, fmt.Errorf("%w: gate: side, registry, log and clock are required", ErrConfig)
 	case o.TLS == nil && !o.Plain:
 		return nil, fmt.Errorf("%w: gate: neither TLS nor plain text", ErrConfig)
@@ -358,7 +358,7 @@ func (g *Gate) welcomeTLS(ctx context.Context, c *conn) (*route, net.Conn, error
 	}
 	c.chain, c.cluster = p.chain, p.cluster
 	c.live.Certificates, c.live.Member, c.live.Expired = p.names, p.member, p.expired
-	c.live.Principal = g.principal(p)
+	c.live.Principal, c.live.Subject = g.principal(p), p.chain[0].Subject
 	g.options.Registry.add(c)
 	if err := id.current.Load().still(c); err != nil {
 		return nil, nil, &refusal{err: err, reason: "it was revoked or its CA removed during the handshake", cert: p.chain[0]}

@@ -322,6 +322,9 @@ func (l *lab) standOn(socket net.Listener, o GateOptions) *stand {
 				return
 			}
 			w.Header().Set("who", describe(PrincipalFromContext(r.Context())))
+			if name, ok := SubjectFromContext(r.Context()); ok {
+				w.Header().Set("subject", name.String())
+			}
 			fmt.Fprint(w, r.Proto)
 		})}
 	var running sync.WaitGroup

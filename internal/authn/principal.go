@@ -2,6 +2,7 @@ package authn
 
 import (
 	"context"
+	"crypto/x509/pkix"
 	"errors"
 	"net"
 
@@ -26,12 +27,25 @@ func (a AuthInfo) AuthType() string {
 	return "insecure"
 }
 
-type principalKey struct{}
+type (
+	principalKey struct{}
+	subjectKey   struct{}
+)
+
+// SubjectFromContext returns the subject of the certificate that a request on the signing side came with; ok is false
+// anywhere else.
+func SubjectFromContext(ctx context.Context) (name pkix.Name, ok bool) {
+	name, ok = ctx.Value(subjectKey{}).(pkix.Name)
+	return name, ok
+}
 
 // ConnContext puts the connection's principal into the context of its requests: it is an http.Server's ConnContext.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	if own, ok := underlying(c); ok {
-		return context.WithValue(ctx, principalKey{}, own.live.Principal)
+		ctx = context.WithValue(ctx, principalKey{}, own.live.Principal)
+		if own.live.Side == SigningSide { // nobody else decides by what a subject says
+			ctx = context.WithValue(ctx, subjectKey{}, own.live.Subject)
+		}
 	}
 	return ctx
 }

@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"crypto/x509/pkix"
 	"net"
 	"sync"
 
@@ -24,6 +25,7 @@ type Live struct {
 	Member       uint64               // the member that the certificate names; 0: none
 	Expired      bool                 // accepted past its end because its key is pinned: for Raft and renewal only
 	ServerName   string               // what the client asked for (SNI)
+	Subject      pkix.Name            // of the certificate that was shown
 	Remote       net.Addr
 }
 

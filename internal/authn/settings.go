@@ -43,7 +43,7 @@ func (c *Config) check() (settings, error) {
 		return settings{}, fmt.Errorf("%w: %s", ErrConfig, fmt.Sprintf(format, args...))
 	}
 	switch {
-	case c.Side == noSide || c.Side > PublicSide:
+	case c.Side == noSide || c.Side > SigningSide:
 		return bad("no side is set")
 	case c.Issued != nil:
 		return c.checkIssued()
@@ -89,8 +89,8 @@ func (c *Config) checkIssued() (settings, error) {
 		return bad("no issuer is trusted, so nobody could come in")
 	}
 	for _, iss := range i.Issuers {
-		if iss.Certificate == nil || !iss.Certificate.IsCA || iss.Role == 0 {
-			return bad("an issuer that is no CA or has no role")
+		if iss.Certificate == nil || !iss.Certificate.IsCA || (iss.Role == 0) != (c.Side == SigningSide) {
+			return bad("an issuer that is no CA, has no role, or one on the signing side, where nobody has")
 		}
 	}
 	s, err := c.protocol()
