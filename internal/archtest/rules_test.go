@@ -8,8 +8,8 @@ type layer struct {
 
 // house is the import table. A package that is not in it does not exist: add it with its reason.
 var house = map[string]layer{
-	"cmd/holdfast":                 {[]string{"node", "node/config", "node/etcdflags", "node/logs", "node/contexts", "caapi", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
-	"internal/node":                {[]string{"node/config", "node/contexts", "etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
+	"cmd/holdfast":                 {[]string{"kmsapi", "transform", "node", "node/config", "node/etcdflags", "node/logs", "node/contexts", "caapi", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
+	"internal/node":                {[]string{"kmsapi", "transform", "node/config", "node/contexts", "etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
 	"internal/node/config":         {nil, "the one strict configuration; a leaf, so that flags, logs and the composition root agree on it"},
 	"internal/node/consulconf":     {[]string{"node/config", "fault"}, "Consul's keys and flags, translated into that configuration"},
 	"internal/node/etcdflags":      {[]string{"node/config"}, "etcd's flags, variables and file, translated into that configuration"},
@@ -19,9 +19,11 @@ var house = map[string]layer{
 	"internal/agentapi":            {[]string{"core", "catalog", "policy", "fault"}, "an edge between our own agents: translates to core; its client end answers like core"},
 	"internal/dnsapi":              {[]string{"core", "catalog", "policy", "fault"}, "an edge: DNS over core's or agentapi's Lookup; core and catalog for the types of that call"},
 	"internal/caapi":               {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault", "ca"}, "an edge: translates to core"},
-	"internal/core":                {[]string{"catalog", "state", "mvcc", "storage", "replica", "policy", "fault", "audit", "seal"}, "the only way in; replica only for its types: node wires the two"},
-	"internal/state":               {[]string{"catalog", "mvcc", "storage", "policy", "fault", "ca"}, "the deterministic machine"},
+	"internal/core":                {[]string{"transform", "catalog", "state", "mvcc", "storage", "replica", "policy", "fault", "audit", "seal"}, "the only way in; replica only for its types: node wires the two"},
+	"internal/state":               {[]string{"transform", "catalog", "mvcc", "storage", "policy", "fault", "ca"}, "the deterministic machine"},
 	"internal/catalog":             {[]string{"mvcc", "storage", "fault"}, "nodes, services, checks, sessions and Consul's pairs over mvcc: pure decisions, state carries them"},
+	"internal/transform":           {[]string{"fault"}, "Kubernetes' EncryptionConfiguration: pure functions, randomness injected"},
+	"internal/kmsapi":              {[]string{"core", "state", "mvcc", "storage", "policy", "fault", "transform"}, "an edge: key management for others (Kubernetes KMS v2) and the administration of the encryption configuration; translates to core"},
 	"internal/mvcc":                {[]string{"storage", "fault"}, "revisioned keyspace over storage"},
 	"internal/ca":                  {[]string{"policy", "fault"}, "pure functions over crypto.Signer; policy only for the names of roles and certificates"},
 	"internal/policy":              {nil, "standard library only"},
@@ -52,12 +54,12 @@ var doors = []door{
 	{"go.etcd.io/etcd/etcdctl", []string{"cmd/holdfast"}, "etcdctl's tree runs in a process of its own"},
 	{"github.com/hashicorp/serf", []string{"internal/agent"}, "gossip has one door"},
 	{"github.com/hashicorp/memberlist", []string{"internal/agent"}, "gossip has one door"},
-	{"google.golang.org/grpc", []string{"internal/etcdapi", "internal/authn", "internal/node", "internal/agent"}, "gRPC is an edge's business; authn hands it finished handshakes; an agent's grpc checks are clients"},
+	{"google.golang.org/grpc", []string{"internal/kmsapi", "internal/etcdapi", "internal/authn", "internal/node", "internal/agent"}, "gRPC is an edge's business; authn hands it finished handshakes; an agent's grpc checks are clients"},
 	{"github.com/spf13/cobra", []string{"cmd/holdfast"}, "commands live in the binary"},
 }
 
 // deterministic packages: no clock, randomness, goroutine, file or network.
-var deterministic = []string{"internal/state", "internal/catalog", "internal/mvcc", "internal/policy", "internal/fault"}
+var deterministic = []string{"internal/transform", "internal/state", "internal/catalog", "internal/mvcc", "internal/policy", "internal/fault"}
 
 // bannedInDeterministic lists imports that would let the outside in.
 var bannedInDeterministic = []string{"time", "math/rand", "math/rand/v2", "crypto/rand", "os", "net", "net/http", "log", "log/slog", "sync/errgroup"}
