@@ -104,7 +104,7 @@ var manyExports = map[string]struct {
 	"internal/state":       {165, "the vocabulary of the log: requests, results, effects and their enumerated values count one by one, and so do etcd's forty reasons for a refusal"},
 	"internal/policy":      {60, "the actions, classes, kinds and roles that rights are about count one by one"},
 	"internal/mvcc":        {60, "the vocabulary of queries and events: enumerations count one by one"},
-	"internal/core":        {60, "one request or answer type for some calls, all calls being methods of Core"},
+	"internal/core":        {70, "one request or answer type for some calls, all calls being methods of Core; faults count one by one"},
 	"internal/fault":       {30, "the kinds"},
 	"internal/node/config": {36, "one type for each group of settings: their comments are the reference"},
 	"internal/ca":          {85, "a profile, a refusal and a rule counts one by one; policies, names, authorities and revocation lists are one vocabulary"},

@@ -59,6 +59,11 @@ func (c *Core) affect(machine *state.Machine, e *state.Effects) {
 		c.observe(now) // a lease granted right after the election must not look like one that the election interrupted
 		c.lessor.affect(e.Leases, now)
 	}
+	if len(e.Sessions) > 0 {
+		now := c.clock()
+		c.observe(now) // likewise
+		c.sessions.affect(e.Sessions, now)
+	}
 	if e.AuthRevision != 0 || e.AuthEnabled != nil {
 		c.tokens.review(machine.Auth())
 		c.rightsMoved()
@@ -68,6 +73,9 @@ func (c *Core) affect(machine *state.Machine, e *state.Effects) {
 	}
 	if len(e.Revoked) > 0 && c.opt.OnRevoked != nil {
 		c.opt.OnRevoked(e.Revoked)
+	}
+	if len(e.Revoked) > 0 {
+		c.lookups.move()
 	}
 	for _, a := range e.AlarmsSet {
 		c.log.Warn("alarm raised", "member", fmt.Sprintf("%x", a.Member), "kind", alarmName(a.Kind))
@@ -88,9 +96,10 @@ func (c *Core) affect(machine *state.Machine, e *state.Effects) {
 	}
 }
 
-// rightsMoved makes every watch stream ask again whether it may see what it watches.
+// rightsMoved makes every watch stream and every blocked lookup ask again whether it may see what it waits for.
 func (c *Core) rightsMoved() {
 	c.rights.Add(1)
+	c.lookups.move()
 	for _, h := range c.hubs {
 		if h != nil {
 			h.wakeAll()
@@ -257,6 +266,8 @@ func (s *staged) Install() error {
 	}
 	c.tokens.review(s.machine.Auth())
 	c.lessor.reload()
+	c.sessions.reload()
+	c.installs.Add(1)
 	c.rightsMoved()
 	c.janitor.wanted.Store(true)
 	if c.opt.OnMembers != nil {

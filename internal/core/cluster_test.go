@@ -415,12 +415,25 @@ func TestAutoCompaction(t *testing.T) {
 
 func TestFeatureLevelIsRaised(t *testing.T) {
 	t.Parallel()
-	m := start(t, nil)
+	m := startFounded(t, testMember, founding{[]state.Member{{ID: testMember, PeerURLs: []string{"http://a:1"}}}, state.FirstLevel}, nil)
+	level := func() uint32 {
+		s, err := m.Status(m.ctx, m.anon)
+		must(t, err)
+		return s.FeatureLevel
+	}
+	m.pass(time.Minute)
+	if level() != state.FirstLevel {
+		t.Fatal("nobody has said what it knows")
+	}
 	must(t, m.Publish(m.ctx, "a", nil))
+	m.pass(time.Minute)
+	if level() != state.MaxLevel {
+		t.Fatal(level())
+	}
 	index := m.loop.index
 	m.pass(time.Minute)
 	if m.loop.index != index {
-		t.Fatal("the level is the highest already") // with a second level this test has to follow it
+		t.Fatal("the level is the highest already")
 	}
 }
 

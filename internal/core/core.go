@@ -37,6 +37,7 @@ type Limits struct {
 	ReserveBytes int64 // free disk below which NOSPACE is raised; 128 MiB; negative: none
 	MaxLearners  int   // learners of the cluster; 1; negative: none
 	Tokens       int   // simple tokens alive on this member; 100,000
+	Waiters      int   // lookups of this member that wait for a change; 100,000
 }
 
 func (l Limits) withDefaults() Limits {
@@ -58,6 +59,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Tokens == 0 {
 		l.Tokens = 100_000
+	}
+	if l.Waiters == 0 {
+		l.Waiters = 100_000
 	}
 	return l
 }
@@ -129,15 +133,19 @@ type Core struct {
 	proposals  proposals
 	reads      readRounds
 	lessor     lessor
+	sessions   sessionClock
+	lookups    lookups
 	tokens     tokenStore
 	passwords  passwords
 	leadership leadership
-	compactor  compactor
+	compactors [3]compactor // of SpaceEtcd, SpaceConsulKV, SpaceCatalog
 	janitor    janitor
 	alarmAt    time.Time     // the clock's alone: no alarm is proposed before
 	disk       diskWatch     // the clock's alone
 	levelAt    time.Time     // likewise for the feature level
 	rights     atomic.Uint64 // one more with every change of who may do what
+	installs   atomic.Int64  // how often the machine was replaced
+	began      time.Time     // when this core was made
 	stopped    atomic.Bool
 	stats      counters
 
@@ -149,9 +157,10 @@ type counters struct {
 	watchers, slowWatchers, refusals, tooMany, timeouts atomic.Int64
 }
 
-// Counters are the numbers of a core that an operator watches. All but Watchers and QueuedBytes only grow.
+// Counters are the numbers of a core that an operator watches. All but Watchers, Waiters and QueuedBytes only grow.
 type Counters struct {
 	Watchers        int64 // open now
+	Waiters         int64 // lookups that wait for a change now
 	SlowWatchers    int64 // times that a watch fell behind because its stream was not read
 	Refusals        int64
 	TooManyRequests int64
@@ -164,6 +173,7 @@ func (c *Core) Counters() Counters {
 	return Counters{
 		Watchers: c.stats.watchers.Load(), SlowWatchers: c.stats.slowWatchers.Load(), Refusals: c.stats.refusals.Load(),
 		TooManyRequests: c.stats.tooMany.Load(), Timeouts: c.stats.timeouts.Load(), QueuedBytes: c.proposals.queuedBytes(),
+		Waiters: c.lookups.count.Load(),
 	}
 }
 
@@ -198,6 +208,10 @@ func New(o Options) (*Core, error) {
 	}
 	c.proposals.setup(state.Proposal{Member: o.Member, Boot: o.Boot}, c.limits.QueueBytes)
 	c.lessor.setup(o.Election, o.CheckpointInterval)
+	c.sessions.demoteLocked()
+	c.lookups.setup(c.limits.Waiters)
+	c.setupCompaction()
+	c.began = c.clock()
 	c.leadership.setup()
 	c.confTurn = make(chan struct{}, 1)
 	if err := c.setupAuth(); err != nil {
@@ -211,6 +225,7 @@ func (c *Core) Attach(log Log, peers Peers) {
 	c.replog, c.peers = log, peers
 	c.observe(c.clock())
 	peers.Handle(methodLease, c.serveLease)
+	peers.Handle(methodSession, c.serveSession)
 	peers.Handle(methodToken, c.serveToken)
 	peers.Handle(methodPromote, c.servePromote)
 	peers.Handle(methodHash, c.serveHash)
@@ -223,6 +238,7 @@ func (c *Core) Close() {
 	}
 	c.proposals.stop(ErrStopped)
 	c.reads.stop()
+	c.lookups.move()
 	for _, h := range c.hubs {
 		if h == nil {
 			continue

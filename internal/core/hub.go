@@ -40,13 +40,15 @@ type hub struct {
 
 type keyShard struct {
 	sync.Mutex
-	keys map[string][]*watcher
+	keys  map[string][]*watcher
+	bells map[string]*bellList // of blocked lookups
 }
 
 func newHub(c *Core, space mvcc.SpaceID, revision int64) *hub {
 	h := &hub{space: space, core: c, seed: maphash.MakeSeed(), streams: map[*WatchStream]struct{}{}}
 	for i := range h.shards {
 		h.shards[i].keys = map[string][]*watcher{}
+		h.shards[i].bells = map[string]*bellList{}
 	}
 	h.published.Store(revision)
 	h.dispatched.Store(revision)
@@ -123,6 +125,12 @@ func (h *hub) match(rev *mvcc.RevisionEvents) {
 		}
 		w.batch = append(w.batch, shared)
 	}
+	visit := func(n *spanNode) {
+		for _, w := range n.watchers {
+			offer(w)
+		}
+		n.bells.strike(rev.Revision)
+	}
 	h.spans.Lock()
 	defer h.spans.Unlock()
 	for i := range rev.Events {
@@ -132,8 +140,11 @@ func (h *hub) match(rev *mvcc.RevisionEvents) {
 		for _, w := range s.keys[string(event.KV.Key)] {
 			offer(w)
 		}
+		if l := s.bells[string(event.KV.Key)]; l != nil {
+			l.strike(rev.Revision)
+		}
 		s.Unlock()
-		h.spans.tree.stab(event.KV.Key, offer)
+		h.spans.tree.stab(event.KV.Key, visit)
 	}
 }
 

@@ -81,11 +81,13 @@ func TestSpanTreeAgainstScan(t *testing.T) {
 		}
 		key := word()
 		found := map[*watcher]bool{}
-		tree.stab(key, func(w *watcher) {
-			if found[w] {
-				t.Fatal("visited twice")
+		tree.stab(key, func(n *spanNode) {
+			for _, w := range n.watchers {
+				if found[w] {
+					t.Fatal("visited twice")
+				}
+				found[w] = true
 			}
-			found[w] = true
 		})
 		for _, w := range all {
 			if w.span.Contains(key) != found[w] {

@@ -185,6 +185,8 @@ func spaceOf(r state.Request) mvcc.SpaceID {
 		return r.Space
 	case *state.Compact:
 		return r.Space
+	case *state.Discovery:
+		return mvcc.SpaceConsulKV
 	}
 	return mvcc.SpaceEtcd
 }

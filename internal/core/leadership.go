@@ -71,6 +71,7 @@ func (c *Core) observe(now time.Time) replica.Status {
 	s := c.replog.Status()
 	c.seen.Store(&s)
 	c.lessor.follow(s.Self, s.Term, now)
+	c.sessions.follow(s.Self, s.Term, now)
 	return s
 }
 

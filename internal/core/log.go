@@ -32,6 +32,7 @@ type Peers interface {
 // The methods that members call on each other. The names are part of the peer protocol.
 const (
 	methodLease   = "core/lease"
+	methodSession = "core/session"
 	methodToken   = "core/token"
 	methodPromote = "core/promote"
 	methodHash    = "core/hash"

@@ -258,8 +258,19 @@ func start(t testing.TB, change func(*Options)) *member {
 
 func startAs(t testing.TB, id uint64, members []state.Member, change func(*Options)) *member {
 	t.Helper()
+	return startFounded(t, id, founding{members, state.MaxLevel}, change)
+}
+
+// founding is what a cluster begins with.
+type founding struct {
+	members []state.Member
+	level   uint32
+}
+
+func startFounded(t testing.TB, id uint64, f founding, change func(*Options)) *member {
+	t.Helper()
 	e := newEngine(t)
-	if err := state.Bootstrap(e, testCluster, members, state.FirstLevel, true); err != nil {
+	if err := state.Bootstrap(e, testCluster, f.members, f.level, true); err != nil {
 		t.Fatal(err)
 	}
 	machine, err := state.Open(e, state.Options{})

@@ -208,6 +208,8 @@ func requestName(r state.Request) string {
 		return "raise feature level"
 	case *state.AuthChange:
 		return authName(r.Op)
+	case *state.Discovery:
+		return discoveryName(r)
 	}
 	return "request"
 }

@@ -22,6 +22,7 @@ type spanNode struct {
 	priority    uint64
 	left, right *spanNode
 	watchers    []*watcher
+	bells       bellList
 }
 
 // compareSpans orders by start, then by end, no end being the highest.
@@ -77,24 +78,33 @@ func rotateLeft(n *spanNode) *spanNode {
 	return r
 }
 
-func (t *spanTree) add(w *watcher) { t.root = t.insert(t.root, w) }
+func (t *spanTree) add(w *watcher) {
+	t.root = t.reach(t.root, w.span, func(n *spanNode) { n.watchers = append(n.watchers, w) })
+}
 
-func (t *spanTree) insert(n *spanNode, w *watcher) *spanNode {
+func (t *spanTree) hang(b *bell) {
+	t.root = t.reach(t.root, b.span, func(n *spanNode) { n.bells.add(b) })
+}
+
+// reach calls put on the node of span, which it makes if there is none.
+func (t *spanTree) reach(n *spanNode, span storage.Span, put func(*spanNode)) *spanNode {
 	if n == nil {
 		t.counter++
-		return &spanNode{span: w.span, max: w.span.End, priority: mix(t.counter), watchers: []*watcher{w}}
+		n = &spanNode{span: span, max: span.End, priority: mix(t.counter)}
+		put(n)
+		return n
 	}
-	switch c := compareSpans(w.span, n.span); {
+	switch c := compareSpans(span, n.span); {
 	case c == 0:
-		n.watchers = append(n.watchers, w)
+		put(n)
 		return n
 	case c < 0:
-		n.left = t.insert(n.left, w)
+		n.left = t.reach(n.left, span, put)
 		if n.left.priority > n.priority {
 			return rotateRight(n)
 		}
 	default:
-		n.right = t.insert(n.right, w)
+		n.right = t.reach(n.right, span, put)
 		if n.right.priority > n.priority {
 			return rotateLeft(n)
 		}
@@ -103,20 +113,27 @@ func (t *spanTree) insert(n *spanNode, w *watcher) *spanNode {
 	return n
 }
 
-func (t *spanTree) remove(w *watcher) { t.root = t.cut(t.root, w) }
+func (t *spanTree) remove(w *watcher) {
+	t.root = t.cut(t.root, w.span, func(n *spanNode) { n.watchers = removeWatcher(n.watchers, w) })
+}
 
-func (t *spanTree) cut(n *spanNode, w *watcher) *spanNode {
+func (t *spanTree) unhang(b *bell) {
+	t.root = t.cut(t.root, b.span, func(n *spanNode) { n.bells.remove(b) })
+}
+
+// cut calls take on the node of span and removes the node if nobody is left there.
+func (t *spanTree) cut(n *spanNode, span storage.Span, take func(*spanNode)) *spanNode {
 	if n == nil {
 		return nil
 	}
-	switch c := compareSpans(w.span, n.span); {
+	switch c := compareSpans(span, n.span); {
 	case c < 0:
-		n.left = t.cut(n.left, w)
+		n.left = t.cut(n.left, span, take)
 	case c > 0:
-		n.right = t.cut(n.right, w)
+		n.right = t.cut(n.right, span, take)
 	default:
-		n.watchers = removeWatcher(n.watchers, w)
-		if len(n.watchers) == 0 {
+		take(n)
+		if len(n.watchers) == 0 && n.bells.head == nil {
 			return merge(n.left, n.right)
 		}
 		return n
@@ -142,19 +159,17 @@ func merge(a, b *spanNode) *spanNode {
 	return b
 }
 
-// stab calls visit for every watcher whose span contains key.
-func (t *spanTree) stab(key []byte, visit func(*watcher)) { t.root.stab(key, visit) }
+// stab calls visit for every node whose span contains key.
+func (t *spanTree) stab(key []byte, visit func(*spanNode)) { t.root.stab(key, visit) }
 
-func (n *spanNode) stab(key []byte, visit func(*watcher)) {
+func (n *spanNode) stab(key []byte, visit func(*spanNode)) {
 	for n != nil && (n.max == nil || bytes.Compare(key, n.max) < 0) {
 		n.left.stab(key, visit)
 		if bytes.Compare(key, n.span.Start) < 0 {
 			return
 		}
 		if n.span.Contains(key) {
-			for _, w := range n.watchers {
-				visit(w)
-			}
+			visit(n)
 		}
 		n = n.right
 	}

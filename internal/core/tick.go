@@ -21,6 +21,7 @@ func (c *Core) Tick(now time.Time) {
 	c.expireProposals()
 	c.reads.expire(now)
 	c.tokens.tick(now)
+	c.lookups.tick(now)
 	for _, h := range c.hubs {
 		if h != nil {
 			h.tick(now)
@@ -31,9 +32,12 @@ func (c *Core) Tick(now time.Time) {
 	}
 	c.tickQuota(now)
 	c.tickDisk(now)
-	c.compactor.sample(c, now, s.Self)
+	for i := range c.compactors {
+		c.compactors[i].sample(c, now, s.Self)
+	}
 	if s.Self {
 		c.tickLeases(now)
+		c.tickSessions(now)
 		c.tickLevel(now)
 	}
 }
@@ -116,74 +120,6 @@ func (c *Core) complain(what string) func(state.Result) {
 			c.log.Warn(what+" could not be proposed", "error", r.Err)
 		}
 	}
-}
-
-const (
-	revisionInterval = 5 * time.Minute // between compactions by number of revisions
-	samplesPerPeriod = 10
-	longestStep      = time.Hour
-)
-
-// compactor compacts SpaceEtcd by itself, as etcd does: by age or by number of revisions. Every member takes samples; the
-// leader proposes.
-type compactor struct {
-	samples []sampled
-	nextAt  time.Time // of a sample, or of a look by number
-	doAt    time.Time // of a compaction by age
-	last    int64     // revision of the last compaction
-}
-
-type sampled struct {
-	at       time.Time
-	revision int64
-}
-
-func (k *compactor) sample(c *Core, now time.Time, leads bool) {
-	how := c.opt.Compaction
-	if how.Period <= 0 && how.Revisions <= 0 || now.Before(k.nextAt) {
-		return
-	}
-	g := c.acquire()
-	current := g.machine.Space(mvcc.SpaceEtcd).Revision()
-	g.release()
-	if how.Revisions > 0 {
-		if !k.nextAt.IsZero() && leads && current-how.Revisions > k.last {
-			k.compact(c, current-how.Revisions)
-		}
-		k.nextAt = now.Add(revisionInterval)
-		return
-	}
-	step := min(how.Period, longestStep)
-	k.nextAt = now.Add(step / samplesPerPeriod)
-	k.samples = append(k.samples, sampled{now, current})
-	if k.doAt.IsZero() {
-		k.doAt = now.Add(how.Period)
-	}
-	old := 0 // samples that are old enough; the newest of them counts
-	for old < len(k.samples) && now.Sub(k.samples[old].at) >= how.Period {
-		old++
-	}
-	if old == 0 {
-		return
-	}
-	target := k.samples[old-1].revision
-	k.samples = k.samples[old-1:]
-	if !now.Before(k.doAt) {
-		k.doAt = now.Add(step)
-		if leads && target > k.last {
-			k.compact(c, target)
-		}
-	}
-}
-
-func (k *compactor) compact(c *Core, revision int64) {
-	k.last = revision
-	c.log.Info("compacting by schedule", "revision", revision)
-	c.background(&state.Compact{Space: mvcc.SpaceEtcd, Revision: revision}, func(r state.Result) {
-		if r.Err != nil && !errors.Is(r.Err, mvcc.ErrCompacted) {
-			c.log.Warn("the scheduled compaction failed; the next one will make up for it", "revision", revision, "error", r.Err)
-		}
-	})
 }
 
 // progressDelay is the interval of progress notifications, up to a tenth longer so that streams do not fire at once.

@@ -35,6 +35,7 @@ type Member struct {
 	ticks    int
 	elapsed  int // ticks since a leader was heard of, or a vote given
 	timeout  int
+	heard    int // m.ticks when a leader was last heard of, plus one; 0: never
 	term     uint64
 	vote     uint64
 	commit   uint64
@@ -143,6 +144,7 @@ func (m *Member) Tick() {
 	}
 	if m.role == raft.StateLeader {
 		m.rn.Tick()
+		m.heard = m.ticks + 1
 	} else {
 		m.rn.TickQuiesced()
 		m.elapsed++
@@ -185,9 +187,9 @@ func (m *Member) Step(msg *pb.Message) error {
 			if msg.GetTerm() == m.term && msg.GetCommit() > m.last {
 				return ErrRolledBack.WithHint("this member has acknowledged entry %d, but its log ends at %d; %s", msg.GetCommit(), m.last, rejoinHint)
 			}
-			m.elapsed = 0
+			m.elapsed, m.heard = 0, m.ticks+1
 		case pb.MsgApp, pb.MsgSnap:
-			m.elapsed = 0
+			m.elapsed, m.heard = 0, m.ticks+1
 		}
 	}
 	if err := m.rn.Step(msg); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) && !errors.Is(err, raft.ErrProposalDropped) {
