@@ -238,7 +238,7 @@ func TestStatusHealthDowngrade(t *testing.T) {
 	st, err := m.Status(m.ctx, m.anon)
 	must(t, err)
 	if st.Header.Revision != 2 || st.Header.Cluster != testCluster || st.Leader != testMember || st.AppliedIndex != m.loop.index ||
-		st.DBSizeInUse <= 0 || st.DBSize < st.DBSizeInUse || len(st.Errors) != 0 || st.FeatureLevel != state.FirstLevel {
+		st.DBSizeInUse <= 0 || st.DBSize < st.DBSizeInUse || len(st.Errors) != 0 || st.FeatureLevel != state.MaxLevel {
 		t.Fatalf("%+v", st)
 	}
 	for _, check := range []HealthCheck{HealthAlarms, HealthCorruption, HealthLeader, HealthLinearizable, HealthNonLearner, HealthSerializable} {
