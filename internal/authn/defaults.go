@@ -11,6 +11,8 @@ import (
 const (
 	// PeerProtocol is the ALPN name of Holdfast's peer transport.
 	PeerProtocol = "holdfast-peer/1"
+	// AgentProtocol is that of the RPC of agents without state; its connections go to the web route beside the peers.
+	AgentProtocol = "holdfast-agent/1"
 
 	protocolH2   = "h2"
 	protocolHTTP = "http/1.1"

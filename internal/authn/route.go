@@ -69,7 +69,7 @@ func (g *Gate) serves(r Routes) bool { return g.options.Routes&r != 0 }
 func (g *Gate) protocols() []string {
 	switch {
 	case g.serves(ServePeer) && g.serves(ServeWeb):
-		return []string{PeerProtocol, protocolH2, protocolHTTP}
+		return []string{PeerProtocol, AgentProtocol, protocolH2, protocolHTTP}
 	case g.serves(ServePeer):
 		return []string{PeerProtocol}
 	case g.serves(ServeWeb):
