@@ -276,3 +276,17 @@ func verifyDigest(issuer *x509.Certificate, alg x509.SignatureAlgorithm, digest,
 	}
 	return nil
 }
+
+// Size is the length of the list in bytes.
+func (l *List) Size(s Signature) (int64, error) {
+	b, err := l.body(s.Bytes)
+	if err != nil {
+		return 0, err
+	}
+	alg, _, err := l.digest()
+	if err != nil {
+		return 0, err
+	}
+	content := b.total + int64(len(algorithmID(alg))+len(element(asn1.TagBitString, append([]byte{0}, s.Value...))))
+	return int64(len(header(asn1.TagSequence|0x20, content))) + content, nil
+}

@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,8 +25,6 @@ var (
 	ErrNoAuthority = fault.New(fault.Unsupported, "this cluster has no certificate authority of its own")
 	ErrBadToken    = fault.New(fault.Denied, "the join token is unknown, used up or expired")
 	ErrBadRequest  = fault.New(fault.Invalid, "malformed request")
-
-	ErrNoSuchAuthority = fault.New(fault.NotFound, "there is no authority of that name")
 )
 
 // errNotAdmin is etcd's text for a right that is missing.
@@ -78,10 +75,15 @@ type Authority struct {
 	mu      sync.Mutex
 	root    *x509.Certificate
 	issuers map[policy.Role]ca.Authority
+	keys    map[string]heldKey // of named authorities, opened
+
+	lists chan struct{} // turns of those who write revocation lists to strangers
 }
 
 // New returns an authority that has not read its rows yet.
-func New(o Options) *Authority { return &Authority{o: o, issuers: map[policy.Role]ca.Authority{}} }
+func New(o Options) *Authority {
+	return &Authority{o: o, issuers: map[policy.Role]ca.Authority{}, keys: map[string]heldKey{}, lists: make(chan struct{}, listTurns)}
+}
 
 // Roles lists the roles that have an issuer of their own, with the word that rows and messages use.
 func Roles() map[policy.Role]string {
@@ -233,13 +235,14 @@ func (a *Authority) row(ctx context.Context, key []byte) ([]byte, error) {
 }
 
 func (a *Authority) kv(ctx context.Context, key []byte) (*mvcc.KV, error) {
-	page, err := a.o.Core.Range(ctx, a.o.System, core.RangeRequest{
-		Space: mvcc.SpaceCA, Query: mvcc.Query{Span: storage.KeySpan(key), Limit: 1, NoCount: true},
+	return a.look(ctx, key, false)
+}
+
+// page reads one row.
+func (a *Authority) page(ctx context.Context, key []byte, serializable bool) (mvcc.Page, error) {
+	return a.o.Core.Range(ctx, a.o.System, core.RangeRequest{
+		Space: mvcc.SpaceCA, Serializable: serializable, Query: mvcc.Query{Span: storage.KeySpan(key), Limit: 1, NoCount: true},
 	})
-	if err != nil || len(page.KVs) == 0 {
-		return nil, err
-	}
-	return &page.KVs[0], nil
 }
 
 // Root returns the cluster's root; nil before Load.
@@ -262,20 +265,33 @@ func (a *Authority) Issuers() map[policy.Role]*x509.Certificate {
 
 // issuedRecord is the row of one issued certificate.
 type issuedRecord struct {
-	Profile  string    `json:"profile"`
-	Subject  string    `json:"subject"`
-	Hosts    []string  `json:"hosts,omitempty"`
-	Member   string    `json:"member,omitempty"`
-	NotAfter time.Time `json:"notAfter"`
-	By       string    `json:"by"`
+	Profile   string    `json:"profile"`
+	Subject   string    `json:"subject"` // its common name
+	DN        string    `json:"dn,omitempty"`
+	Hosts     []string  `json:"hosts,omitempty"`
+	Member    string    `json:"member,omitempty"` // whose it is, or on whose host it is
+	NotBefore time.Time `json:"notBefore"`
+	NotAfter  time.Time `json:"notAfter"`
+	By        string    `json:"by"`
+	DER       []byte    `json:"der,omitempty"`
 }
+
+func newRecord(leaf *x509.Certificate, profile string, by policy.Principal) issuedRecord {
+	return issuedRecord{Profile: profile, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, By: by.String(), DER: leaf.Raw}
+}
+
+// The profiles of members' certificates, as rows name them.
+const (
+	profileServer = "server"
+	profilePeer   = "peer"
+)
 
 func profileName(p ca.Profile) (string, policy.Role) {
 	switch p {
 	case ca.ServerProfile:
-		return "server", policy.RoleMember
+		return profileServer, policy.RoleMember
 	case ca.PeerProfile:
-		return "peer", policy.RoleMember
+		return profilePeer, policy.RoleMember
 	case ca.AdminProfile:
 		return "admin", policy.RoleAdmin
 	case ca.ClientProfile:
@@ -288,8 +304,14 @@ func profileName(p ca.Profile) (string, policy.Role) {
 	return "", policy.RoleNone
 }
 
-// Issue signs a certificate, commits the record of it, and only then returns the chain, leaf first.
+// Issue signs a certificate for this member or on its host, commits the record of it, and only then returns the chain, leaf
+// first.
 func (a *Authority) Issue(ctx context.Context, by policy.Principal, r ca.Request) ([]*x509.Certificate, error) {
+	return a.issueTo(ctx, by, a.o.Member, r)
+}
+
+// issueTo is Issue for the member holder.
+func (a *Authority) issueTo(ctx context.Context, by policy.Principal, holder uint64, r ca.Request) ([]*x509.Certificate, error) {
 	name, role := profileName(r.Profile)
 	a.mu.Lock()
 	issuer := a.issuers[role]
@@ -304,7 +326,9 @@ func (a *Authority) Issue(ctx context.Context, by policy.Principal, r ca.Request
 	if err != nil {
 		return nil, err
 	}
-	if err := a.record(ctx, by, leaf, issuer.Certificate, issuedRecord{Profile: name, Subject: r.CommonName, Hosts: r.Hosts}); err != nil {
+	record := newRecord(leaf, name, by)
+	record.Subject, record.Hosts = r.CommonName, r.Hosts
+	if err := a.record(ctx, by, holder, leaf, issuer.Certificate, record); err != nil {
 		return nil, err
 	}
 	if r.Profile == ca.PeerProfile {
@@ -325,7 +349,9 @@ type Issued struct {
 // Record commits what the founder issued before there was a log, and its pin.
 func (a *Authority) Record(ctx context.Context, i Issued) error {
 	name, _ := profileName(i.Profile)
-	if err := a.record(ctx, a.o.System, i.Leaf, i.Issuer, issuedRecord{Profile: name, Subject: i.Leaf.Subject.CommonName, Hosts: i.Leaf.DNSNames}); err != nil {
+	record := newRecord(i.Leaf, name, a.o.System)
+	record.Subject, record.Hosts = i.Leaf.Subject.CommonName, i.Leaf.DNSNames
+	if err := a.record(ctx, a.o.System, a.o.Member, i.Leaf, i.Issuer, record); err != nil {
 		return err
 	}
 	if i.Profile != ca.PeerProfile {
@@ -341,18 +367,27 @@ func (a *Authority) pin(ctx context.Context, member uint64, leaf *x509.Certifica
 	return err
 }
 
-func (a *Authority) record(ctx context.Context, by policy.Principal, leaf, issuer *x509.Certificate, r issuedRecord) error {
-	r.NotAfter, r.By = leaf.NotAfter, by.String()
-	data, err := json.Marshal(r)
+// record commits the record of a certificate of holder's host; those that name it as a member go with it.
+func (a *Authority) record(ctx context.Context, by policy.Principal, holder uint64, leaf, issuer *x509.Certificate, r issuedRecord) error {
+	n := ca.Name(leaf, issuer)
+	r.Member = memberName(holder)
+	subject, err := ca.SubjectOf(leaf)
 	if err != nil {
 		return err
 	}
-	n := ca.Name(leaf, issuer)
+	r.DN = subject.String()
+	row, err := putJSON(issuedKey(n.Issuer, n.Serial), r)
+	if err != nil {
+		return err
+	}
 	if err := a.o.Core.RecordControl(by, actionIssue, fmt.Sprintf("%s certificate %s/%s of %q", r.Profile, n.Issuer, n.Serial, r.Subject)); err != nil {
 		return err
 	}
-	key := []byte("issued/" + n.Issuer + "/" + n.Serial)
-	_, err = a.o.Core.Put(ctx, a.o.System, &state.Put{Space: mvcc.SpaceCA, Key: key, Value: data})
+	puts := []*state.Put{row}
+	if r.Profile == profilePeer || r.Profile == profileServer {
+		puts = append(puts, put(heldByKey(holder, n), nil))
+	}
+	_, err = a.commit(ctx, a.o.System, nil, puts...)
 	return err
 }
 

@@ -20,6 +20,7 @@ const AdminPrefix = "/holdfast/v1/"
 //
 //	GET  /v1/root   the root certificate, PEM
 //	POST /v1/join   JoinRequest -> JoinAnswer
+//	GET  /v1/crl/NAME.crl   the revocation list of an authority, DER
 //	GET  /livez     "ok"
 func (a *Authority) PublicHandler() http.Handler {
 	mux := http.NewServeMux()
@@ -44,6 +45,7 @@ func (a *Authority) PublicHandler() http.Handler {
 		}
 		answerJSON(w, answer, err)
 	})
+	mux.HandleFunc("GET /v1/crl/{file}", a.serveList)
 	return mux
 }
 
@@ -52,8 +54,10 @@ func (a *Authority) PublicHandler() http.Handler {
 //	GET  status     what this member says of itself
 //	POST tokens     {"ttl": seconds} -> {"token": text, "expires": time}
 //	POST recovery   -> {"code": text}: a recovery code for this member's keyring, shown once
+//	ca/…            named authorities: see handleAuthorities
 func (a *Authority) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
+	a.handleAuthorities(mux)
 	mux.HandleFunc("GET "+AdminPrefix+"status", func(w http.ResponseWriter, r *http.Request) {
 		s, err := a.o.Status(r.Context(), a.o.Principal(r.Context()))
 		answerJSON(w, s, err)

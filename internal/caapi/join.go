@@ -301,12 +301,12 @@ func sameURLs(a, b []string) bool {
 // equip issues the member's certificates and gathers the answer.
 func (a *Authority) equip(ctx context.Context, r JoinRequest, m state.Member, members []state.Member, peer, serve *x509.CertificateRequest) (*JoinAnswer, error) {
 	answer := &JoinAnswer{Cluster: a.o.Cluster, Member: m.ID, Secret: a.o.Secret(), Issuers: map[string][]byte{}}
-	chain, err := a.Issue(ctx, a.o.System, ca.Request{Profile: ca.PeerProfile, CommonName: r.Name, Hosts: r.Hosts, Cluster: a.o.Cluster, Member: m.ID, Key: peer.PublicKey})
+	chain, err := a.issueTo(ctx, a.o.System, m.ID, ca.Request{Profile: ca.PeerProfile, CommonName: r.Name, Hosts: r.Hosts, Cluster: a.o.Cluster, Member: m.ID, Key: peer.PublicKey})
 	if err != nil {
 		return nil, err
 	}
 	answer.Peer = ders(chain)
-	if chain, err = a.Issue(ctx, a.o.System, ca.Request{Profile: ca.ServerProfile, CommonName: r.Name, Hosts: r.Hosts, Key: serve.PublicKey}); err != nil {
+	if chain, err = a.issueTo(ctx, a.o.System, m.ID, ca.Request{Profile: ca.ServerProfile, CommonName: r.Name, Hosts: r.Hosts, Key: serve.PublicKey}); err != nil {
 		return nil, err
 	}
 	answer.Serve = ders(chain)

@@ -121,6 +121,7 @@ func (p *pki) tick(now time.Time) {
 	default:
 		return
 	}
+	p.maintain()
 	if now.Sub(p.looked) < renewLook {
 		return
 	}
@@ -134,6 +135,21 @@ func (p *pki) tick(now time.Time) {
 		defer cancel()
 		if err := p.renew(ctx, now); err != nil && p.n.ctx.Err() == nil {
 			p.n.log.Warn("certificates could not be renewed; it is tried again in a minute", "error", err)
+		}
+	})
+}
+
+// maintain has the leader do what the authority does by itself, one round at a time.
+func (p *pki) maintain() {
+	if !p.n.replica.Status().Self || p.tending.Swap(true) {
+		return
+	}
+	p.n.owned.Go(func() {
+		defer p.tending.Store(false)
+		ctx, cancel := context.WithTimeout(p.n.ctx, 30*time.Second)
+		defer cancel()
+		if err := p.authority.Maintain(ctx); err != nil && p.n.ctx.Err() == nil {
+			p.n.log.Warn("the authority's own work is not done; it is tried again in a second", "error", err)
 		}
 	})
 }
@@ -272,7 +288,11 @@ func (p *pki) contextHolds(c contexts.Context) bool {
 		return false
 	}
 	admin := p.authority.Issuers()[policy.RoleAdmin]
-	return admin != nil && admin.Equal(certs[1]) && p.n.env.Now().Before(renewAt(certs[0]))
+	if admin == nil || !admin.Equal(certs[1]) || !p.n.env.Now().Before(renewAt(certs[0])) {
+		return false
+	}
+	revoked, err := p.n.core.Revoked(ca.Name(certs[0], admin))
+	return err == nil && !revoked
 }
 
 // endpoints are the client URLs of every member for somebody on this host: its own first, then those of the others, so that

@@ -38,6 +38,7 @@ type pki struct {
 	secret    seal.Secret // the cluster secret
 	authority *caapi.Authority
 	busy      atomic.Bool // a renewal is under way
+	tending   atomic.Bool // the authority's own work is under way
 	looked    time.Time
 
 	mu    sync.Mutex
