@@ -26,6 +26,7 @@ type serverFlags struct {
 	file, joinFile              string
 	listenClient, listenPeer    string
 	listenPublic, listenMetrics string
+	listenCFSSL                 []string
 	printConfig                 bool
 }
 
@@ -62,6 +63,7 @@ effective configuration in that form, every key with its value.`,
 	fl.StringVar(&f.listenPeer, "listen-peer", c.Listen.Peer.String(), "URLs for members")
 	fl.StringVar(&f.listenPublic, "listen-public", c.Listen.Public.String(), "URLs for joining")
 	fl.StringVar(&f.listenMetrics, "listen-metrics", "", "URLs for /metrics and /health; http on loopback addresses only")
+	fl.StringArrayVar(&f.listenCFSSL, "listen-cfssl", nil, "NAME=URL: serve the certificate authority NAME to a Docker swarm as its external CA; may be given several times")
 	fl.StringVar(&c.Advertise.Host, "advertise-host", "", "name or address under which others reach this host (default: its first address)")
 	fl.StringVar(&c.Seal.KEK, "seal-kek", "", "where the sealing key is: file:PATH, env:VARIABLE, passphrase-file:PATH, recovery-file:PATH, credential:NAME")
 	fl.StringVar(&c.Log.Level, "log-level", c.Log.Level, "debug, info, warn or error")
@@ -134,6 +136,17 @@ func (f *serverFlags) finish(cmd *cobra.Command, flags *config.Config) (*config.
 			return nil, usageError{fmt.Errorf("--%s: %w", l.name, err)}
 		}
 		*l.to = urls
+	}
+	if cmd.Flags().Changed("listen-cfssl") {
+		c.Listen.CFSSL = map[string]config.URLs{}
+	}
+	for _, text := range f.listenCFSSL {
+		name, list, ok := strings.Cut(text, "=")
+		urls, err := config.ParseURLs(list)
+		if err != nil || !ok || name == "" {
+			return nil, usageError{errors.Join(fmt.Errorf("--listen-cfssl: %q is not NAME=URL", text), err)}
+		}
+		c.Listen.CFSSL[name] = append(c.Listen.CFSSL[name], urls...)
 	}
 	if f.joinFile != "" {
 		data, err := os.ReadFile(f.joinFile)

@@ -195,6 +195,9 @@ func (n *Node) run() {
 	n.owned.Go(n.keepTime)
 	n.owned.Go(n.keepHouse)
 	n.owned.Go(n.settle)
+	if len(n.config.Listen.CFSSL) > 0 {
+		n.owned.Go(n.keepSigning)
+	}
 	go func() {
 		defer close(n.done)
 		var err error

@@ -119,6 +119,9 @@ type Listen struct {
 	// Gossip is the host:port (udp and tcp) of the encrypted gossip by which members and agents notice each other's
 	// failure. Its key is made by the cluster. Default: empty, no gossip.
 	Gossip string `yaml:"gossip"`
+	// CFSSL serves named certificate authorities (`holdfast ca init NAME`) over the CFSSL protocol, as a Docker swarm asks
+	// its external CA: the authority's name, then the https URLs. `holdfast server` only.
+	CFSSL map[string]URLs `yaml:"cfssl"`
 	// ReusePort sets SO_REUSEPORT, ReuseAddress SO_REUSEADDR on every TCP listener.
 	ReusePort    bool `yaml:"-"`
 	ReuseAddress bool `yaml:"-"`

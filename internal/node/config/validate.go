@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,6 +55,11 @@ func (c *Config) validateServer() error {
 	for _, u := range c.Listen.Metrics {
 		if !Secure(u) && !Loopback(u) {
 			return fmt.Errorf("listen.metrics: %s is plaintext and reachable from other hosts; use https or a loopback address", u.String())
+		}
+	}
+	for name, urls := range c.Listen.CFSSL {
+		if len(urls) == 0 || slices.ContainsFunc(urls, func(u url.URL) bool { return u.Scheme != "https" }) {
+			return fmt.Errorf("listen.cfssl.%s: %q is no list of https URLs", name, urls.String())
 		}
 	}
 	if len(c.Listen.Client) == 0 || len(c.Listen.Peer) == 0 {
@@ -158,7 +165,8 @@ func (c *Config) validateDiscovery() error {
 }
 
 func (c *Config) validateListen() error {
-	for _, urls := range []URLs{c.Listen.Peer, c.Listen.Client, c.Listen.HTTP, c.Listen.Metrics, c.Listen.Public} {
+	all := []URLs{c.Listen.Peer, c.Listen.Client, c.Listen.HTTP, c.Listen.Metrics, c.Listen.Public}
+	for _, urls := range append(all, slices.Collect(maps.Values(c.Listen.CFSSL))...) {
 		if err := checkBind(urls); err != nil {
 			return err
 		}
