@@ -29,6 +29,7 @@ import (
 	"log/slog"
 	"time"
 
+	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/policy"
 )
 
@@ -37,12 +38,13 @@ type Side uint8
 
 // The sides. The zero value is none and is refused.
 const (
-	noSide      Side = iota
-	ClientSide       // data APIs: etcd's client URLs
-	PeerSide         // member to member: etcd's peer URLs
-	MetricsSide      // health and metrics for machines that watch
-	PublicSide       // `holdfast server`: what may be reached without a certificate; its principals are Nobody
-	SigningSide      // who asks a named authority for certificates, with one of that authority: its principals have no role
+	noSide        Side = iota
+	ClientSide         // data APIs: etcd's client URLs
+	PeerSide           // member to member: etcd's peer URLs
+	MetricsSide        // health and metrics for machines that watch
+	PublicSide         // `holdfast server`: what may be reached without a certificate; its principals are Nobody
+	SigningSide        // who asks a named authority for certificates, with one of that authority: its principals have no role
+	DiscoverySide      // Consul's HTTP API
 )
 
 // String returns the word that messages use.
@@ -58,6 +60,8 @@ func (s Side) String() string {
 		return "public"
 	case SigningSide:
 		return "signing"
+	case DiscoverySide:
+		return "discovery"
 	case noSide:
 	}
 	return "no side"
@@ -85,6 +89,18 @@ type Config struct {
 	InsecureCipherSuites bool     // take suites that Go calls insecure, with a warning (etcd does); otherwise they are refused
 	MinVersion           string   // "TLS1.2" or "TLS1.3"; empty: TLS1.3
 	MaxVersion           string   // likewise; empty: no bound
+
+	// RootsFile is a PEM bundle that verifies whom this side connects to while nobody who comes in is asked for a
+	// certificate; it excludes TrustedCAFile, which does both.
+	RootsFile string
+	// ServerName, if not empty, is the name that servers' certificates must be for, instead of the host that was dialled;
+	// on the peer side, also those that come in on the peer protocol. AnyServer takes every server that the CA certifies.
+	ServerName string
+	AnyServer  bool
+	// RefuseWeak refuses RSA keys under 2048 bits and signatures with SHA-1 or MD5: in the files, and of whoever connects.
+	RefuseWeak bool
+	// Flag spells a setting as its user wrote it, from etcd's name of it on the client side; nil: as etcd does.
+	Flag func(name string) string
 
 	Issued *Issued // the identity that the cluster's own CA issued; excludes every file above
 }
@@ -145,3 +161,6 @@ type Env struct {
 
 // ErrConfig is in the chain of every error about a Config that can never work.
 var ErrConfig = errors.New("TLS configuration")
+
+// ErrWeakSignature means that a certificate in a file is signed with SHA-1 or MD5.
+var ErrWeakSignature = fault.New(fault.Invalid, "a certificate's signature is weak")

@@ -11,7 +11,7 @@ import (
 const (
 	// PeerProtocol is the ALPN name of Holdfast's peer transport.
 	PeerProtocol = "holdfast-peer/1"
-	// AgentProtocol is that of the RPC of agents without state; its connections go to the web route beside the peers.
+	// AgentProtocol is that of the RPC of agents without state; package agentapi speaks it.
 	AgentProtocol = "holdfast-agent/1"
 
 	protocolH2   = "h2"

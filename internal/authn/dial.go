@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -115,16 +116,23 @@ func (i *Identity) verifyServer(cs tls.ConnectionState, t Target) (*proof, error
 		return nil, err
 	}
 	leaf := p.chain[0]
+	if err := i.config.strong(p.chain); err != nil {
+		return nil, err
+	}
 	if t.Member != 0 && i.config.Issued != nil {
 		if p.member != t.Member {
 			return nil, &refusal{err: errWrongMember, reason: fmt.Sprintf("it names member %016x, wanted is %016x", p.member, t.Member), cert: leaf}
 		}
 		return p, nil
 	}
-	if t.Host == "" {
+	host := cmp.Or(i.config.ServerName, t.Host)
+	if host == "" {
 		return nil, fmt.Errorf("%w: no host to verify", ErrConfig)
 	}
-	if err := leaf.VerifyHostname(t.Host); err != nil {
+	if i.config.AnyServer {
+		return p, i.config.allowed(leaf)
+	}
+	if err := leaf.VerifyHostname(host); err != nil {
 		return nil, &refusal{err: fmt.Errorf("tls: failed to verify certificate: %w", err), reason: "it is for another host", cert: leaf}
 	}
 	return p, i.config.allowed(leaf)

@@ -17,11 +17,13 @@ import (
 // Routes says what is served behind a gate.
 type Routes uint8
 
-// The routes. A gate serves the peer transport, or gRPC, web or both; the peer transport may have a web route beside it.
+// The routes. A gate serves the peer transport, or gRPC, web or both; the peer transport may have a web route or the agents'
+// RPC beside it.
 const (
 	ServeGRPC Routes = 1 << iota
 	ServeWeb
 	ServePeer
+	ServeAgent
 )
 
 // GateOptions say what one listening socket is. The zero value is refused.
@@ -61,7 +63,7 @@ type Gate struct {
 	options GateOptions
 	socket  net.Listener
 	admit   admission
-	routes  [3]*route
+	routes  [4]*route
 	refused refusalLog
 	counts  gateCounts
 	open    atomic.Int64 // connections, where they are bounded
@@ -76,24 +78,24 @@ type Gate struct {
 }
 
 type gateCounts struct {
-	accepted, rejected, overflow, grpc, web, peer atomic.Uint64
+	accepted, rejected, overflow, grpc, web, peer, agent atomic.Uint64
 }
 
 // GateCounts are totals since the start, and what is pending now.
 type GateCounts struct {
 	Accepted, Rejected, Overflow uint64 // Overflow: closed because too many handshakes were pending
-	GRPC, Web, Peer              uint64 // handed on
+	GRPC, Web, Peer, Agent       uint64 // handed on
 	Pending                      int
 }
 
 // NewGate returns a gate over socket, which it owns from then on. Serve runs it.
 func NewGate(socket net.Listener, o GateOptions) (*Gate, error) {
 	switch {
-	case o.Side == noSide || o.Side > SigningSide || o.Registry == nil || o.Log == nil || o.Now == nil:
+	case o.Side == noSide || o.Side > DiscoverySide || o.Registry == nil || o.Log == nil || o.Now == nil:
 		return nil, fmt.Errorf("%w: gate: side, registry, log and clock are required", ErrConfig)
 	case o.TLS == nil && !o.Plain:
 		return nil, fmt.Errorf("%w: gate: neither TLS nor plain text", ErrConfig)
-	case o.Routes == 0 || o.Routes >= 1<<3 || o.Routes&ServePeer != 0 && o.Routes&ServeGRPC != 0:
+	case o.Routes == 0 || o.Routes >= 1<<4 || o.Routes&ServePeer != 0 && o.Routes&ServeGRPC != 0 || o.Routes&ServeAgent != 0 && o.Routes != ServePeer|ServeAgent:
 		return nil, fmt.Errorf("%w: gate: routes %03b", ErrConfig, o.Routes)
 	case o.TLS != nil && len(o.TLS.current.Load().server) == 0:
 		return nil, fmt.Errorf("%w: gate: KeyFile and CertFile must both be present[key: , cert: ]", ErrConfig)
@@ -134,6 +136,9 @@ func (g *Gate) Web() net.Listener { return g.routes[1] }
 // Peer is what the peer transport serves; the dialling side must speak first, and not with an HTTP method.
 func (g *Gate) Peer() net.Listener { return g.routes[2] }
 
+// Agent is what the agents' RPC serves.
+func (g *Gate) Agent() net.Listener { return g.routes[3] }
+
 // Addr is the address of the socket.
 func (g *Gate) Addr() net.Addr { return g.socket.Addr() }
 
@@ -141,7 +146,7 @@ func (g *Gate) Addr() net.Addr { return g.socket.Addr() }
 func (g *Gate) Counts() GateCounts {
 	return GateCounts{
 		Accepted: g.counts.accepted.Load(), Rejected: g.counts.rejected.Load(), Overflow: g.counts.overflow.Load(),
-		GRPC: g.counts.grpc.Load(), Web: g.counts.web.Load(), Peer: g.counts.peer.Load(), Pending: g.admit.pending(),
+		GRPC: g.counts.grpc.Load(), Web: g.counts.web.Load(), Peer: g.counts.peer.Load(), Agent: g.counts.agent.Load(), Pending: g.admit.pending(),
 	}
 }
 
@@ -307,18 +312,18 @@ func (g *Gate) welcomePlain(ctx context.Context, c *conn) (*route, net.Conn, err
 	if err != nil {
 		return nil, nil, err
 	}
-	c.live = Live{Side: g.options.Side, Principal: g.stranger(), Remote: c.RemoteAddr()}
+	c.live = Live{Side: g.options.Side, Principal: g.stranger(to), Remote: c.RemoteAddr()}
 	c.budget = -1
 	g.options.Registry.add(c)
 	return to, c, nil
 }
 
 // stranger is who comes without a certificate.
-func (g *Gate) stranger() policy.Principal {
+func (g *Gate) stranger(to *route) policy.Principal {
 	switch {
 	case !g.options.Open || g.options.Side == PublicSide:
 		return policy.Principal{}
-	case g.options.Side == PeerSide:
+	case g.options.Side == PeerSide && to != g.routes[3]:
 		return unauthenticatedPeer()
 	}
 	return policy.NewAnonymous()
@@ -351,14 +356,17 @@ func (g *Gate) welcomeTLS(ctx context.Context, c *conn) (*route, net.Conn, error
 		return nil, nil, err
 	}
 	c.budget, c.identity, c.encrypted = -1, id, true
-	c.live = Live{Side: g.options.Side, Principal: g.stranger(), Remote: c.RemoteAddr(), ServerName: c.serverName}
+	c.live = Live{Side: g.options.Side, Principal: g.stranger(to), Remote: c.RemoteAddr(), ServerName: c.serverName}
 	if p == nil {
 		g.options.Registry.add(c)
 		return to, secured, nil
 	}
 	c.chain, c.cluster = p.chain, p.cluster
 	c.live.Certificates, c.live.Member, c.live.Expired = p.names, p.member, p.expired
-	c.live.Principal, c.live.Subject = g.principal(p), p.chain[0].Subject
+	if err := g.belongs(p, to); err != nil {
+		return nil, nil, err
+	}
+	c.live.Principal, c.live.Subject = g.principal(p, to), p.chain[0].Subject
 	g.options.Registry.add(c)
 	if err := id.current.Load().still(c); err != nil {
 		return nil, nil, &refusal{err: err, reason: "it was revoked or its CA removed during the handshake", cert: p.chain[0]}
@@ -368,18 +376,36 @@ func (g *Gate) welcomeTLS(ctx context.Context, c *conn) (*route, net.Conn, error
 
 // principal is who a proof stands for on this gate. A holder whose common name may not be a user name (etcd without
 // --client-cert-auth) has the empty name.
-func (g *Gate) principal(p *proof) policy.Principal {
+func (g *Gate) principal(p *proof, to *route) policy.Principal {
 	name := ""
 	if g.options.TLS.settings.cnIsUser {
 		name = p.chain[0].Subject.CommonName
 	}
 	switch {
-	case g.options.Side != PeerSide:
+	case g.options.Side != PeerSide || to == g.routes[3]:
 		return policy.NewHolder(name, p.names[0], p.role, g.options.Open)
 	case p.member != 0 || g.options.TLS.config.Issued == nil:
 		return policy.NewMember(p.chain[0].Subject.CommonName, p.names[0])
 	}
 	return policy.Principal{} // a member certificate that names no member
+}
+
+// belongs refuses a certificate that is good, but not for the protocol that was chosen: on a port that members and agents
+// share, an issued certificate is for one of the two, and servers of a certain name are told from agents by it.
+func (g *Gate) belongs(p *proof, to *route) error {
+	if g.options.Routes&ServePeer == 0 {
+		return nil
+	}
+	config, leaf := &g.options.TLS.config, p.chain[0]
+	switch {
+	case config.Issued != nil && to == g.routes[3] && p.role != policy.RoleAgent:
+		return &refusal{err: errNotAllowed, reason: "it is no agent's certificate, and this is the agents' RPC", cert: leaf}
+	case config.Issued != nil && to != g.routes[3] && p.role != policy.RoleMember:
+		return &refusal{err: errNotAllowed, reason: "it is no member's certificate, and this is the members' protocol", cert: leaf}
+	case config.ServerName != "" && to == g.routes[2] && leaf.VerifyHostname(config.ServerName) != nil:
+		return &refusal{err: errNotAllowed, reason: fmt.Sprintf("it is not for %s, so its holder is no server", config.ServerName), cert: leaf}
+	}
+	return nil
 }
 
 // unauthenticatedPeer is the other end of a peer connection that proves nothing: in the clear, or under auto-tls.
@@ -397,6 +423,9 @@ func (i *Identity) verifyClient(ctx context.Context, m *material, cs tls.Connect
 	}
 	p, err := m.verify(cs.PeerCertificates, i.env.Now(), usage(false))
 	if err != nil {
+		return nil, err
+	}
+	if err := i.config.strong(p.chain); err != nil {
 		return nil, err
 	}
 	if err := i.config.allowed(p.chain[0]); err != nil {

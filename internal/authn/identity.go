@@ -71,12 +71,27 @@ func (i *Identity) fileParts() []*part {
 	var parts []*part
 	if c.TrustedCAFile != "" {
 		parts = append(parts, &part{what: c.flag("trusted-ca-file"), files: []string{c.TrustedCAFile}, load: func(m *material) error {
-			return loadAnchors(c.TrustedCAFile, m)
+			if err := loadAnchors(c.TrustedCAFile, m); err != nil {
+				return err
+			}
+			return c.strongFile(c.TrustedCAFile, m.anchorCerts)
+		}})
+	}
+	if c.RootsFile != "" {
+		parts = append(parts, &part{what: c.flag("trusted-ca-file"), files: []string{c.RootsFile}, load: func(m *material) error {
+			certs, err := readAnchors(c.RootsFile)
+			if err == nil {
+				m.roots = poolOf(certs)
+			}
+			return errors.Join(err, c.strongFile(c.RootsFile, certs))
 		}})
 	}
 	if c.usesFiles() {
 		parts = append(parts, &part{what: c.flag("cert-file"), files: []string{c.CertFile, c.KeyFile}, load: func(m *material) error {
 			pair, err := loadPair(c.CertFile, c.KeyFile)
+			if err == nil {
+				err = c.strongFile(c.CertFile, chainOf(pair))
+			}
 			if err == nil {
 				m.server = []tls.Certificate{pair}
 				if c.ClientCertFile == "" {
@@ -89,6 +104,9 @@ func (i *Identity) fileParts() []*part {
 	if c.ClientCertFile != "" {
 		parts = append(parts, &part{what: c.flag("client-cert-file"), files: []string{c.ClientCertFile, c.ClientKeyFile}, load: func(m *material) error {
 			pair, err := loadPair(c.ClientCertFile, c.ClientKeyFile)
+			if err == nil {
+				err = c.strongFile(c.ClientCertFile, chainOf(pair))
+			}
 			if err == nil {
 				m.client = []tls.Certificate{pair}
 			}

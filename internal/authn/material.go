@@ -121,24 +121,47 @@ func loadPair(certFile, keyFile string) (tls.Certificate, error) {
 
 // loadAnchors reads the CA bundle.
 func loadAnchors(file string, m *material) error {
-	data, err := readFile(file)
+	certs, err := readAnchors(file)
 	if err != nil {
 		return err
-	}
-	certs, err := ca.ParseCertificates(data)
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
 	}
 	m.setAnchors(certs)
 	m.roots = m.anchors
 	return nil
 }
 
-func (m *material) setAnchors(certs []*x509.Certificate) {
-	m.anchorCerts, m.anchors = certs, x509.NewCertPool()
-	for _, c := range certs {
-		m.anchors.AddCert(c)
+func readAnchors(file string) ([]*x509.Certificate, error) {
+	data, err := readFile(file)
+	if err != nil {
+		return nil, err
 	}
+	certs, err := ca.ParseCertificates(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return certs, nil
+}
+
+func poolOf(certs []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range certs {
+		pool.AddCert(c)
+	}
+	return pool
+}
+
+// chainOf parses a pair's chain again: tls.X509KeyPair keeps the leaf only.
+func chainOf(pair tls.Certificate) (out []*x509.Certificate) {
+	for _, der := range pair.Certificate {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (m *material) setAnchors(certs []*x509.Certificate) {
+	m.anchorCerts, m.anchors = certs, poolOf(certs)
 }
 
 // loadRevocations reads the CRL file; lists older than those in force do not replace them.

@@ -1,9 +1,11 @@
 package authn
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
 
 	"holdfast.dev/holdfast/internal/ca"
 )
@@ -40,4 +42,19 @@ func OutboundConfig(o Outbound, env Env) (*tls.Config, error) {
 		}
 	}
 	return config, nil
+}
+
+// SecureForeign finishes TLS as a client on a connection to a server outside this cluster. t.Host is the name that its
+// certificate must be for, unless o.SkipVerify. On error the connection is the caller's to close.
+func SecureForeign(ctx context.Context, c net.Conn, o Outbound, t Target, env Env) (net.Conn, error) {
+	config, err := OutboundConfig(o, env)
+	if err != nil {
+		return nil, err
+	}
+	config.ServerName, config.NextProtos = t.Host, t.Protocols
+	secured := tls.Client(c, config)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	return secured, nil
 }

@@ -52,6 +52,8 @@ func (r *route) deliver(ctx context.Context, c net.Conn) error {
 			r.gate.counts.grpc.Add(1)
 		case r.gate.routes[1]:
 			r.gate.counts.web.Add(1)
+		case r.gate.routes[3]:
+			r.gate.counts.agent.Add(1)
 		default:
 			r.gate.counts.peer.Add(1)
 		}
@@ -69,7 +71,9 @@ func (g *Gate) serves(r Routes) bool { return g.options.Routes&r != 0 }
 func (g *Gate) protocols() []string {
 	switch {
 	case g.serves(ServePeer) && g.serves(ServeWeb):
-		return []string{PeerProtocol, AgentProtocol, protocolH2, protocolHTTP}
+		return []string{PeerProtocol, protocolH2, protocolHTTP}
+	case g.serves(ServeAgent):
+		return []string{PeerProtocol, AgentProtocol}
 	case g.serves(ServePeer):
 		return []string{PeerProtocol}
 	case g.serves(ServeWeb):
@@ -85,6 +89,8 @@ func (g *Gate) secureRoute(negotiated string, offered []string) (*route, error) 
 	switch {
 	case negotiated == PeerProtocol:
 		return g.routes[2], nil
+	case negotiated == AgentProtocol:
+		return g.routes[3], nil
 	case g.serves(ServePeer) && !g.serves(ServeWeb):
 		return nil, fmt.Errorf("%w: it offered %q, this port speaks %s", errNotServed, offered, PeerProtocol)
 	case g.serves(ServePeer):
@@ -125,7 +131,10 @@ func (g *Gate) plainRoute(ctx context.Context, c *conn) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
-	if head[0] >= 'A' && head[0] <= 'Z' { // every HTTP method begins so
+	if head[0] >= 'A' && head[0] <= 'Z' { // every HTTP method begins so, and so does HTTP/2
+		if g.serves(ServeAgent) {
+			return g.routes[3], nil
+		}
 		return g.routes[1], nil
 	}
 	return g.routes[2], nil

@@ -17,6 +17,9 @@ type settings struct {
 
 // flag spells a flag as the user wrote it.
 func (c *Config) flag(name string) string {
+	if c.Flag != nil {
+		return c.Flag(name)
+	}
 	if c.Side != PeerSide {
 		return "--" + name
 	}
@@ -43,7 +46,7 @@ func (c *Config) check() (settings, error) {
 		return settings{}, fmt.Errorf("%w: %s", ErrConfig, fmt.Sprintf(format, args...))
 	}
 	switch {
-	case c.Side == noSide || c.Side > SigningSide:
+	case c.Side == noSide || c.Side > DiscoverySide:
 		return bad("no side is set")
 	case c.Issued != nil:
 		return c.checkIssued()
@@ -60,6 +63,10 @@ func (c *Config) check() (settings, error) {
 		return bad("%s without %s revokes nothing, since no certificate is asked for", c.flag("client-crl-file"), c.flag("trusted-ca-file"))
 	case (len(c.AllowedCNs) > 0 || len(c.AllowedHostnames) > 0) && c.TrustedCAFile == "":
 		return bad("allowed names without %s restrict nothing, since no certificate is asked for", c.flag("trusted-ca-file"))
+	case c.RootsFile != "" && c.TrustedCAFile != "":
+		return bad("roots for servers only, and a CA for both directions")
+	case c.ServerName != "" && c.AnyServer:
+		return bad("one server name, and any")
 	case c.selfSigned() && c.AutoTLSStore == nil:
 		return bad("%s has no place to keep its certificate", c.flag("auto-tls"))
 	case c.AutoTLSValidity < 0:
@@ -77,6 +84,8 @@ func (c *Config) checkIssued() (settings, error) {
 		return settings{}, fmt.Errorf("%w: issued identity: %s", ErrConfig, why)
 	}
 	switch {
+	case c.RootsFile != "" || c.ServerName != "" || c.AnyServer:
+		return bad("it excludes roots and names of servers: the issuers decide")
 	case c.usesFiles() || c.ClientCertFile != "" || c.TrustedCAFile != "" || c.CRLFile != "" || c.AutoTLS || c.ClientCertAuth:
 		return bad("it excludes certificate files and auto-tls")
 	case len(c.AllowedCNs) > 0 || len(c.AllowedHostnames) > 0:

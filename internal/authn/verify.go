@@ -182,6 +182,37 @@ func (c *Config) allowed(leaf *x509.Certificate) error {
 	return nil
 }
 
+// strong refuses a chain with a key or a signature that can be forged, where that was asked for.
+func (c *Config) strong(chain []*x509.Certificate) error {
+	if !c.RefuseWeak {
+		return nil
+	}
+	for _, cert := range chain {
+		if err := ca.CheckKey(cert.PublicKey); err != nil {
+			return &refusal{err: fmt.Errorf("tls: a key in the chain is weak: %w", err), reason: "a key in its chain is weak", cert: chain[0]}
+		}
+	}
+	return nil // crypto/x509 has refused signatures with SHA-1 and MD5
+}
+
+// strongFile does the same for what stands in a file, and says what to use instead.
+func (c *Config) strongFile(file string, certs []*x509.Certificate) error {
+	if !c.RefuseWeak {
+		return nil
+	}
+	for _, cert := range certs {
+		if err := ca.CheckKey(cert.PublicKey); err != nil {
+			return fmt.Errorf("%s: the certificate of %q: %w", file, cert.Subject, err)
+		}
+		switch cert.SignatureAlgorithm { //nolint:exhaustive // the others are good
+		case x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.DSAWithSHA1, x509.MD5WithRSA, x509.MD2WithRSA:
+			return fmt.Errorf("%s: %w", file, ErrWeakSignature.WithHint(
+				"the certificate of %q is signed with %s, which can be forged: sign it anew with -sha256 (openssl ca: default_md = sha256)", cert.Subject, cert.SignatureAlgorithm))
+		}
+	}
+	return nil
+}
+
 // plain says in plain language why verification failed.
 func plain(err error, leaf *x509.Certificate, now time.Time, usage x509.ExtKeyUsage) string {
 	var unknown x509.UnknownAuthorityError
