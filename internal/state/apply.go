@@ -26,11 +26,15 @@ type application struct {
 	clusterOwned bool
 	ringing      [AlarmCorrupt + 1]bool // alarms by kind
 
-	index     uint64
-	revoked   []int8 // by place in the batch's table of principals; 0: not looked up, 1: good, -1: revoked
-	recheck   bool   // a row of SpaceCA was written since revoked was filled
-	puts      []PutResult
-	remaining int // requests of the batch not decided yet, this one included
+	index   uint64
+	revoked []int8 // by place in the batch's table of principals; 0: not looked up, 1: good, -1: revoked
+	recheck bool   // a row of SpaceCA was written since revoked was filled
+	puts    []PutResult
+
+	encryption      *Encryption // at this place of the log, unless encryptionMoved
+	encryptionMoved bool        // its rows, or who is a member, have changed
+	encryptionOwned bool        // it was made by this Apply
+	remaining       int         // requests of the batch not decided yet, this one included
 }
 
 // Apply decides entries, in order, in one storage batch. Entries already applied are skipped. An error means that this
@@ -42,7 +46,8 @@ func (m *Machine) Apply(entries []Entry) (*Outcome, error) {
 	m.batch.Reset()
 	a := &application{
 		m: m, batch: m.batch, clock: m.clock, auth: m.auth.Load(), cluster: m.cluster.Load(),
-		out: &Outcome{Batches: make([]AppliedBatch, 0, len(entries))},
+		encryption: m.encryption.Load(),
+		out:        &Outcome{Batches: make([]AppliedBatch, 0, len(entries))},
 	}
 	a.setRinging()
 	out, err := a.run(entries)
@@ -90,6 +95,9 @@ func (a *application) run(entries []Entry) (*Outcome, error) {
 // commit writes what the writers and the machine's own rows have gathered, and shows it to readers.
 func (a *application) commit() (*Outcome, error) {
 	m := a.m
+	if _, err := a.encryptionNow(); err != nil {
+		return nil, err
+	}
 	for id, w := range a.writers {
 		if w == nil {
 			continue
@@ -118,6 +126,9 @@ func (a *application) commit() (*Outcome, error) {
 	a.batch.Set(appliedKey(), a.clock.append(row[:0]))
 	if err := m.engine.Apply(a.batch); err != nil {
 		return nil, err
+	}
+	if a.encryptionOwned {
+		m.encryption.Store(a.encryption) // before anybody sees a value that was stored by it
 	}
 	for id, w := range a.writers {
 		if w != nil {
@@ -216,6 +227,9 @@ func (a *application) call(who *policy.Principal, c *BatchCall) (any, *fault.Err
 	if f := a.checkAlarms(c.Request); f != nil {
 		return nil, f, nil
 	}
+	if f, err := a.checkEncryption(c.Request); f != nil || err != nil {
+		return nil, f, err
+	}
 	return a.decide(c.Request)
 }
 
@@ -245,6 +259,8 @@ func (a *application) decide(r Request) (any, *fault.Error, error) {
 		return value, f, nil
 	case *RaiseLevel:
 		return a.raiseLevel(r)
+	case *Encrypted:
+		return a.encrypted(r)
 	default:
 		return nil, nil, fmt.Errorf("%w: %T", ErrDecode, r)
 	}
@@ -299,6 +315,9 @@ func (a *application) wrote(space mvcc.SpaceID, key []byte) {
 		return
 	}
 	a.recheck = true
+	if key == nil || isEncryptionKey(key) {
+		a.encryptionMoved = true
+	}
 	if _, ok := revokedCertificate(key); ok {
 		a.m.revoked = true
 	}
@@ -313,7 +332,7 @@ func (a *application) checkAlarms(r Request) *fault.Error {
 	}
 	if corrupt {
 		switch r.(type) {
-		case *Put, *Delete, *Txn, *Compact, *LeaseGrant, *LeaseRevoke:
+		case *Put, *Delete, *Txn, *Encrypted, *Compact, *LeaseGrant, *LeaseRevoke:
 			return ErrCorrupt
 		}
 	}

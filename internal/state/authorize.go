@@ -90,6 +90,11 @@ func (a *authority) request(who *policy.Principal, r Request) (*fault.Error, err
 		return a.delete(who, r.Space, r), nil
 	case *Txn:
 		return a.txn(who, r.Space, r)
+	case *Encrypted:
+		if !mustBeEncrypted(r.Request) {
+			return ErrPermissionDenied, nil
+		}
+		return a.request(who, r.Request)
 	case *Compact:
 		if r.Space == mvcc.SpaceEtcd {
 			return a.auth.control(who, policy.CompactSpace, ""), nil

@@ -300,10 +300,25 @@ func (d *decoder) request(remaining int) Request {
 		return &MemberPublish{ID: d.uint64(), FeatureLevel: d.uint32(), Name: d.string(), ClientURLs: d.strings()}
 	case kindRaiseLevel:
 		return &RaiseLevel{Level: d.uint32()}
+	case kindEncrypted:
+		return d.encrypted(remaining)
 	default:
 		d.fail()
 		return nil
 	}
+}
+
+func (d *decoder) encrypted(remaining int) *Encrypted {
+	e := &Encrypted{Epoch: d.varint()}
+	if len(d.b) == 0 || requestKind(d.b[0]) != kindPut && requestKind(d.b[0]) != kindTxn {
+		d.fail()
+		return e
+	}
+	e.Request = d.request(remaining)
+	if !d.bad && !mustBeEncrypted(e.Request) {
+		d.fail()
+	}
+	return e
 }
 
 func (d *decoder) put(p *Put, space mvcc.SpaceID) {

@@ -137,6 +137,8 @@ func Size(r Request) int {
 		return 16 + spanSize(r.Span)
 	case *Txn:
 		return txnSize(r, 0)
+	case *Encrypted:
+		return 12 + Size(r.Request)
 	case *LeaseRevoke:
 		return 16 + 10*len(r.IDs)
 	case *LeaseCheckpoint:
@@ -272,6 +274,11 @@ func appendRequest(b []byte, r Request) ([]byte, error) {
 		return appendStrings(appendString(b, r.Name), r.ClientURLs), nil
 	case *RaiseLevel:
 		return binary.AppendUvarint(b, uint64(r.Level)), nil
+	case *Encrypted:
+		if !mustBeEncrypted(r.Request) {
+			return nil, fmt.Errorf("%w: %T that is encrypted", ErrEncode, r.Request)
+		}
+		return appendRequest(binary.AppendVarint(b, r.Epoch), r.Request)
 	default:
 		return nil, fmt.Errorf("%w: %T", ErrEncode, r)
 	}

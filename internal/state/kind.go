@@ -18,6 +18,7 @@ const (
 	kindMemberPublish   requestKind = 10
 	kindRaiseLevel      requestKind = 11
 	kindDiscovery       requestKind = 12
+	kindEncrypted       requestKind = 13
 )
 
 func (*Put) kind() requestKind             { return kindPut }
@@ -39,12 +40,16 @@ const (
 	MaxLevel   uint32 = 2 // the highest level that this build knows
 
 	levelDiscovery uint32 = 2 // the catalog and Consul's key-value pairs
+	levelEncrypted uint32 = 2 // the encryption configuration
 )
 
 // level returns the feature level from which on k may be applied.
 func (k requestKind) level() uint32 {
-	if k == kindDiscovery {
+	switch k {
+	case kindDiscovery:
 		return levelDiscovery
+	case kindEncrypted:
+		return levelEncrypted
 	}
 	return FirstLevel
 }

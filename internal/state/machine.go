@@ -30,6 +30,9 @@ import (
 type Options struct {
 	// MaxLevel is the highest feature level that this build claims to know; 0: MaxLevel. Tests lower it.
 	MaxLevel uint32
+	// Unseal opens a replicated secret of this cluster. Without it a machine can hold an encryption configuration, and not
+	// work with it: for tools that apply nothing.
+	Unseal func(purpose, place string, sealed []byte) ([]byte, error)
 }
 
 // Errors that end a machine. They are not answers to requests.
@@ -61,6 +64,9 @@ type Machine struct {
 	applied atomic.Uint64
 	cluster atomic.Pointer[clusterView]
 	auth    atomic.Pointer[AuthView]
+	unseal  func(purpose, place string, sealed []byte) ([]byte, error)
+
+	encryption atomic.Pointer[Encryption]
 
 	// What follows belongs to Apply.
 	clock   appliedRow
@@ -119,7 +125,7 @@ func Open(e *storage.Engine, o Options) (*Machine, error) {
 	if o.MaxLevel == 0 {
 		o.MaxLevel = MaxLevel
 	}
-	m := &Machine{engine: e, known: o.MaxLevel}
+	m := &Machine{engine: e, known: o.MaxLevel, unseal: o.Unseal}
 	view, clock, err := loadCluster(e)
 	if err != nil {
 		return nil, err
@@ -142,6 +148,11 @@ func Open(e *storage.Engine, o Options) (*Machine, error) {
 	if m.revoked, err = m.anyRevoked(); err != nil {
 		return nil, err
 	}
+	encryption, err := m.loadEncryption(func(q mvcc.Query) (mvcc.Page, error) { return m.spaces[mvcc.SpaceCA].Read(e, q) }, view)
+	if err != nil {
+		return nil, fmt.Errorf("state: open: %w", err)
+	}
+	m.encryption.Store(encryption)
 	m.clock = clock
 	m.applied.Store(clock.index)
 	m.cluster.Store(view)

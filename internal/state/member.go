@@ -225,6 +225,7 @@ func (a *application) change(c *ConfChange) {
 		a.m.windows.forget(id, a.batch)
 		a.out.Effects.Members = true
 		a.out.Effects.Removed = append(a.out.Effects.Removed, id)
+		a.encryptionMoved = a.encryptionMoved || a.encryption != nil // what it declared counts no more
 	case ConfUpdate:
 		row := *v.member(id)
 		row.PeerURLs = c.Member.PeerURLs

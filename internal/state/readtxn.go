@@ -16,20 +16,24 @@ func (m *Machine) ReadTxn(t *Txn) (*TxnResult, error) {
 		return nil, ErrMalformed
 	}
 	snapshot := m.engine.NewSnapshot()
-	result, err := readTxn(snapshot, t)
+	result, err := readTxn(snapshot, t, m.encryption.Load())
 	if cerr := snapshot.Close(); err == nil && cerr != nil {
 		err = cerr
 	}
 	return result, err
 }
 
-func readTxn(r storage.Reader, t *Txn) (*TxnResult, error) {
+func readTxn(r storage.Reader, t *Txn, e *Encryption) (*TxnResult, error) {
 	space, err := mvcc.OpenSpace(r, t.Space)
 	if err != nil {
 		return nil, fmt.Errorf("state: read transaction: %w", err)
 	}
 	v := snapshotView{space: space, reader: r}
-	path, err := choose(v, t, nil)
+	var seen view = v
+	if e != nil && e.Set != nil {
+		seen = opening{view: v, set: e.Set}
+	}
+	path, err := choose(seen, t, nil)
 	if err != nil {
 		return nil, err
 	}

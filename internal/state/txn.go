@@ -15,6 +15,11 @@ func (a *application) txn(t *Txn) (any, *fault.Error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	return a.follow(w, t, path)
+}
+
+// follow is txn from where the path is known.
+func (a *application) follow(w *mvcc.Writer, t *Txn, path []bool) (any, *fault.Error, error) {
 	if f, _, err := checkPath(w, t, path); f != nil || err != nil {
 		return nil, f, err
 	}
@@ -75,6 +80,12 @@ func (t *Txn) branch(success bool) []Op {
 const comparePage = 512
 
 func compare(v view, c *Compare) (bool, error) {
+	if o, ok := v.(opening); ok {
+		var err error
+		if c, err = o.wanted(c); err != nil {
+			return false, err
+		}
+	}
 	if c.Span.SingleKey() {
 		kv, ok, err := v.Get(c.Span.Start, c.Target == CompareValue)
 		if err != nil {

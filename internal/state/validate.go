@@ -62,6 +62,8 @@ func validate(r Request) *fault.Error {
 		if r.Kind > AlarmCorrupt {
 			return ErrMalformed
 		}
+	case *Encrypted:
+		return checkEncrypted(r)
 	case *LeaseCheckpoint, *MemberPublish, *RaiseLevel:
 	default:
 		return ErrMalformed
@@ -187,6 +189,8 @@ func Cost(r Request) int64 {
 		return putCost(r)
 	case *Txn:
 		return txnCost(r)
+	case *Encrypted:
+		return Cost(r.Request)
 	case *LeaseGrant:
 		return leaseOverhead
 	default:
