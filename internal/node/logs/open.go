@@ -20,7 +20,17 @@ var ErrRotation = errors.New("--log-outputs requires a single file path when --l
 // Log is an open log.
 type Log struct {
 	*slog.Logger
+	level   *slog.LevelVar
 	closers []io.Closer
+}
+
+// SetLevel changes from which level on records are written: debug, info, warn or error.
+func (l *Log) SetLevel(name string) error {
+	level, err := parseLevel(name)
+	if err == nil {
+		l.level.Set(level)
+	}
+	return err
 }
 
 // Close closes the files.
@@ -32,18 +42,19 @@ func (l *Log) Close() error {
 	return err
 }
 
+// syslogTag is the program's name in syslog's lines: who filters for Consul's finds its agent.
+const syslogTag = "consul"
+
 // Streams are the standard streams and the clock, as a process has them.
 type Streams struct {
 	Stdout, Stderr io.Writer
 	Now            func() time.Time // for the names and ages of rotated files
+	// SyslogSocket is the unix socket of the syslog daemon; empty: where this host has it.
+	SyslogSocket string
 }
 
 // Open opens the log as c asks.
 func Open(c config.Log, s Streams) (*Log, error) {
-	level, err := parseLevel(c.Level)
-	if err != nil {
-		return nil, err
-	}
 	var st style
 	switch c.Format {
 	case "json", "":
@@ -55,12 +66,22 @@ func Open(c config.Log, s Streams) (*Log, error) {
 	default:
 		return nil, fmt.Errorf("unknown log format: %s, supported values json, console", c.Format)
 	}
-	l := &Log{}
+	l := &Log{level: new(slog.LevelVar)}
+	if err := l.SetLevel(c.Level); err != nil {
+		return nil, err
+	}
 	w, err := l.open(c, s)
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	l.Logger = slog.New(&handler{style: st, level: level, out: &output{w: w}})
+	h := &handler{style: st, level: l.level, out: &output{w: w}}
+	if c.Syslog != "" {
+		if h.syslog, err = openSyslog(c.Syslog, syslogTag, s.SyslogSocket); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		l.closers = append(l.closers, h.syslog)
+	}
+	l.Logger = slog.New(h)
 	return l, nil
 }
 

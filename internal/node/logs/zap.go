@@ -1,6 +1,6 @@
 // Package logs writes the log: zap's JSON and console lines as etcd's users and tests read them, and lines for people.
 //
-// Job: slog handlers for three formats, outputs (stderr, stdout, files) with etcd's rotation. Non-job: what is logged,
+// Job: slog handlers for three formats, outputs (stderr, stdout, files with etcd's rotation, syslog). Non-job: what is logged,
 // redaction (values that are secrets redact themselves).
 //
 // Invariants: one record is one line and one write. Every JSON line has level, ts, caller and msg, in that order. A
@@ -10,6 +10,7 @@ package logs
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -40,6 +41,7 @@ type handler struct {
 	style  style
 	level  slog.Leveler
 	out    *output
+	syslog *hostLog // nil: records do not go there
 	attrs  []slog.Attr
 	groups []string
 }
@@ -97,6 +99,9 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	h.out.mu.Lock()
 	defer h.out.mu.Unlock()
 	_, err := h.out.w.Write(line)
+	if h.syslog != nil {
+		err = errors.Join(err, h.syslog.line(r.Level, string(appendPairs([]byte(r.Message), "", attrs))))
+	}
 	return err
 }
 
