@@ -19,6 +19,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/authn"
 	"holdfast.dev/holdfast/internal/caapi"
+	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/node/contexts"
 )
 
@@ -89,7 +90,8 @@ func newAdminClient(c contexts.Context, endpoint string) (*adminClient, error) {
 	return &adminClient{http: &http.Client{Transport: tr, Timeout: 10 * time.Second}, base: base}, nil
 }
 
-// call asks for path below the administration's prefix; body nil is a GET.
+// call asks for path below the administration's prefix; body nil is a GET. into takes the JSON of the answer; a *[]byte takes
+// the answer as it is.
 func (a *adminClient) call(ctx context.Context, path string, body, into any) error {
 	method, payload := http.MethodGet, io.Reader(nil)
 	if body != nil {
@@ -108,17 +110,32 @@ func (a *adminClient) call(ctx context.Context, path string, body, into any) err
 		return err
 	}
 	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	raw, isRaw := into.(*[]byte)
+	limit := int64(8 << 20)
+	if isRaw {
+		limit = 1 << 30
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, limit))
 	if err != nil {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
 		return caapi.DecodeFault(resp.StatusCode, data)
 	}
+	if isRaw {
+		*raw = data
+		return nil
+	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("the answer of %s: %w", a.base, err)
 	}
 	return nil
+}
+
+// isAnswer reports whether err is what the cluster says, so that another member would say the same.
+func isAnswer(err error) bool {
+	var f *fault.Error
+	return errors.As(err, &f) && f.Kind != fault.Unavailable && f.Kind != fault.Internal
 }
 
 // callAny asks the endpoints in turn until one answers.
@@ -133,8 +150,8 @@ func callAny(ctx context.Context, t *target, path string, body, into any) error 
 		if err == nil {
 			err = a.call(ctx, path, body, into)
 		}
-		if err == nil {
-			return nil
+		if err == nil || isAnswer(err) {
+			return err
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", e, err))
 	}

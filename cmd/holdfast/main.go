@@ -93,6 +93,7 @@ func newRoot() *cobra.Command {
   holdfast server              start a secured member: own CA, mutual TLS, sealed disk; no flags needed
   holdfast ctl put foo bar     all of etcdctl, with endpoints and certificates from the context that the server wrote
   holdfast status              members, leader, sealing, certificates, weakenings in force
+  holdfast ca init web         a certificate authority in the cluster; then ca issue, sign, revoke, crl, certs
   holdfast etcd ...            take etcd's place, with etcd's flags, ETCD_* variables and configuration file
 
 Linked as "etcd" the binary behaves as "holdfast etcd", linked as "etcdctl" as etcdctl.`,
@@ -100,7 +101,7 @@ Linked as "etcd" the binary behaves as "holdfast etcd", linked as "etcdctl" as e
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServer(), newEtcd(), newCtl(), newStatus(), newToken(), newSeal(), newDebug(), newDemo(), newVersion())
+	root.AddCommand(newServer(), newEtcd(), newCtl(), newStatus(), newToken(), newCA(), newSeal(), newDebug(), newDemo(), newVersion())
 	for _, c := range root.Commands() {
 		strictArgs(c)
 	}
