@@ -23,6 +23,7 @@ type ServiceDefinition struct {
 	Meta              map[string]string          `json:",omitempty"`
 	Weights           *catalog.Weights           `json:",omitempty"` // nil: 1 and 1
 	EnableTagOverride bool                       `json:",omitempty"` // the catalog's tags win over these
+	Locality          *Locality                  `json:",omitempty"` // kept for readers, in catalog.Service.Extra under this name
 	Check             *CheckDefinition           `json:",omitempty"`
 	Checks            []CheckDefinition          `json:",omitempty"`
 
@@ -31,10 +32,15 @@ type ServiceDefinition struct {
 	Proxy     json.RawMessage `json:",omitempty"`
 	Connect   json.RawMessage `json:",omitempty"`
 	Ports     json.RawMessage `json:",omitempty"`
-	Locality  json.RawMessage `json:",omitempty"`
 	Token     string          `json:",omitempty"`
 	Namespace string          `json:",omitempty"` // "default" is the only one
 	Partition string          `json:",omitempty"` // "default" is the only one
+}
+
+// Locality is where a service runs.
+type Locality struct {
+	Region string
+	Zone   string
 }
 
 // CheckDefinition says how health is looked after. Exactly one of TTL, HTTP, TCP, UDP, GRPC, Args and the aliases is set.

@@ -7,7 +7,7 @@ import (
 
 // The ids and names that agents and leaders give to what nobody registered by hand.
 const (
-	SerfHealth         = "serfHealth"               // the leader's check of a node, from gossip
+	SerfHealth         = catalog.SerfHealth         // the leader's check of a node, from gossip
 	ConsulService      = "consul"                   // the service that every server is
 	NodeMaintenanceID  = "_node_maintenance"        // the check that takes a node out
 	ServiceMaintenance = "_service_maintenance:"    // with a service's id: the check that takes it out
