@@ -49,7 +49,7 @@ func (s *WatchStream) collect(w *watcher, revs []mvcc.RevisionEvents) []*SharedE
 			if e.Type == mvcc.EventPut && w.noPut || e.Type == mvcc.EventDelete && w.noDelete {
 				continue
 			}
-			events = append(events, &SharedEvent{Event: e, source: s.hub})
+			events = append(events, newSharedEvent(e, s.hub))
 		}
 	}
 	return events

@@ -20,7 +20,9 @@ type SharedEvent struct {
 	mvcc.Event
 
 	source prevReader
+	weight int64 // in a queue; fixed, although open may change the value
 	mu     sync.Mutex
+	opened bool // shows what was written, not what is stored
 	looked bool
 	prev   *mvcc.KV
 	wire   [2][]byte
@@ -69,6 +71,9 @@ func (e *SharedEvent) Wire(withPrev bool, encode func(e *SharedEvent, prev *mvcc
 	return e.wire[form], nil
 }
 
-func (e *SharedEvent) size() int64 {
-	return int64(len(e.KV.Key)+len(e.KV.Value)) + eventOverhead
+// newSharedEvent returns the event as it is stored.
+func newSharedEvent(e mvcc.Event, source prevReader) *SharedEvent {
+	return &SharedEvent{Event: e, source: source, weight: int64(len(e.KV.Key)+len(e.KV.Value)) + eventOverhead}
 }
+
+func (e *SharedEvent) size() int64 { return e.weight }

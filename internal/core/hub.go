@@ -118,7 +118,7 @@ func (h *hub) match(rev *mvcc.RevisionEvents) {
 			return
 		}
 		if shared == nil {
-			shared = &SharedEvent{Event: *event, source: h}
+			shared = newSharedEvent(*event, h)
 		}
 		if len(w.batch) == 0 {
 			h.touched = append(h.touched, w)
@@ -152,7 +152,11 @@ func (h *hub) match(rev *mvcc.RevisionEvents) {
 func (h *hub) keyAt(key []byte, revision int64) (mvcc.KV, bool, error) {
 	g := h.core.acquire()
 	defer g.release()
-	return g.machine.Space(h.space).KeyAt(g.machine.Engine(), key, revision)
+	kv, ok, err := g.machine.Space(h.space).KeyAt(g.machine.Engine(), key, revision)
+	if h.space == mvcc.SpaceEtcd {
+		return openKV(g.machine, kv, ok, err)
+	}
+	return kv, ok, err
 }
 
 func (h *hub) join(s *WatchStream) {

@@ -77,6 +77,9 @@ func (c *Core) propose(ctx context.Context, who policy.Principal, r state.Reques
 		if errors.Is(err, state.ErrAuthOldRevision) && attempt < attempts && c.refresh(who) != who {
 			continue
 		}
+		if errors.Is(err, state.ErrEncryptionMoved) && attempt < attempts {
+			continue // this member has applied the other configuration by now
+		}
 		c.refused(who, requestName(r), err)
 		return nil, err
 	}
@@ -86,10 +89,11 @@ func (c *Core) proposeOnce(ctx context.Context, who policy.Principal, r state.Re
 	if err := c.checkRunning(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.checkProposal(ctx, who, r); err != nil {
+	sent, err := c.checkProposal(ctx, who, r)
+	if err != nil {
 		return nil, err
 	}
-	w, err := c.proposals.submit(state.Call{Who: who, Request: r}, c.clock(), c.timeout, nil)
+	w, err := c.proposals.submit(state.Call{Who: who, Request: sent}, c.clock(), c.timeout, nil)
 	if err != nil {
 		if errors.Is(err, ErrTooManyRequests) {
 			c.stats.tooMany.Add(1)
@@ -107,33 +111,41 @@ func (c *Core) proposeOnce(ctx context.Context, who policy.Principal, r state.Re
 	}
 	res := w.result
 	c.proposals.recycle(w)
-	return res.Value, res.Err
+	if res.Err != nil {
+		return nil, res.Err
+	}
+	return c.openResult(sent, res.Value)
 }
 
-// checkProposal spares the log what the machine would refuse: it authorizes, validates and costs, in that order.
-func (c *Core) checkProposal(ctx context.Context, who policy.Principal, r state.Request) error {
+// checkProposal spares the log what the machine would refuse: it authorizes, validates and costs, in that order. It returns
+// r as it is to be proposed: what is costed is what is stored.
+func (c *Core) checkProposal(ctx context.Context, who policy.Principal, r state.Request) (state.Request, error) {
 	if c.seen.Load().Learner && who.Kind() != policy.System {
-		return ErrLearner
+		return nil, ErrLearner
 	}
 	if err := c.checkRights(who, r); err != nil {
-		return err
+		return nil, err
 	}
 	clockwork := who.Kind() == policy.System
 	if t, ok := r.(*state.Txn); ok && !clockwork {
 		if err := state.CheckOps(t, c.limits.TxnOps); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := state.Validate(r); err != nil || clockwork {
-		return err
+	if err := state.Validate(r); err != nil {
+		return nil, err
+	}
+	r, err := c.encryptRequest(r)
+	if err != nil || clockwork {
+		return r, err
 	}
 	if int64(state.Size(r)) > c.limits.RequestBytes {
-		return ErrTooLarge
+		return nil, ErrTooLarge
 	}
 	if cost := state.Cost(r); cost > 0 {
-		return c.checkQuota(ctx, r, cost)
+		return r, c.checkQuota(ctx, r, cost)
 	}
-	return nil
+	return r, nil
 }
 
 // checkRights asks the choke point early.

@@ -49,7 +49,14 @@ func readPage(m *state.Machine, who policy.Principal, r *RangeRequest) (mvcc.Pag
 	if space == nil {
 		return mvcc.Page{}, state.ErrUnknownSpace
 	}
-	return space.Read(m.Engine(), r.Query)
+	if r.Space == mvcc.SpaceEtcd && m.Encryption() != nil {
+		return readOpened(m, space, r.Query)
+	}
+	page, err := space.Read(m.Engine(), r.Query)
+	if r.Space == mvcc.SpaceEtcd && m.Encryption() != nil { // declared meanwhile
+		return readOpened(m, space, r.Query)
+	}
+	return page, err
 }
 
 // checkRead waits until a read may be answered by this member.
@@ -115,7 +122,7 @@ func (c *Core) readTxn(ctx context.Context, who policy.Principal, t *state.Txn, 
 		if err := state.Validate(t); err != nil {
 			return err
 		}
-		res, err = m.ReadTxn(t)
+		res, err = readTxnOpened(m, t)
 		return err
 	})
 	if err != nil {

@@ -53,6 +53,7 @@ type watcher struct {
 	id              int64
 	span            storage.Span
 	noPut, noDelete bool
+	prev            bool
 	notify          bool
 	batch           []*SharedEvent // the applier's alone: what the batch under way has for this watcher
 	pending         []*SharedEvent // the rest is guarded by stream.mu
@@ -134,7 +135,7 @@ func (s *WatchStream) Watch(r WatchRequest) (int64, error) {
 	} else if s.watches[id] != nil {
 		return 0, ErrDuplicateWatchID
 	}
-	w := &watcher{stream: s, id: id, span: r.Span, noPut: r.NoPut, noDelete: r.NoDelete, notify: r.ProgressNotify}
+	w := &watcher{stream: s, id: id, span: r.Span, noPut: r.NoPut, noDelete: r.NoDelete, prev: r.PrevKV, notify: r.ProgressNotify}
 	s.watches[id] = w
 	s.hub.enter(w)
 	// From here on every revision that is not published yet reaches w by dispatch.
@@ -302,15 +303,18 @@ func (s *WatchStream) Recv(ctx context.Context) (*WatchMessage, error) {
 			if m := s.popLocked(); m != nil {
 				s.turn = true
 				s.mu.Unlock()
-				return m, nil
+				return s.openMessage(m), nil
 			}
 		}
 		s.turn = false
 		s.mu.Unlock()
 		if w != nil {
 			m, err := s.catchUp(w)
-			if m != nil || err != nil {
-				return m, err
+			if m != nil && err == nil {
+				return s.openMessage(m), nil
+			}
+			if err != nil {
+				return nil, err
 			}
 			continue
 		}
