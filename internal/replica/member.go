@@ -35,7 +35,7 @@ type Member struct {
 	ticks    int
 	elapsed  int // ticks since a leader was heard of, or a vote given
 	timeout  int
-	heard    int // m.ticks when a leader was last heard of, plus one; 0: never
+	heard    bool // a leader was heard of, or this member led, since the driver last looked
 	term     uint64
 	vote     uint64
 	commit   uint64
@@ -144,7 +144,7 @@ func (m *Member) Tick() {
 	}
 	if m.role == raft.StateLeader {
 		m.rn.Tick()
-		m.heard = m.ticks + 1
+		m.heard = true
 	} else {
 		m.rn.TickQuiesced()
 		m.elapsed++
@@ -187,9 +187,9 @@ func (m *Member) Step(msg *pb.Message) error {
 			if msg.GetTerm() == m.term && msg.GetCommit() > m.last {
 				return ErrRolledBack.WithHint("this member has acknowledged entry %d, but its log ends at %d; %s", msg.GetCommit(), m.last, rejoinHint)
 			}
-			m.elapsed, m.heard = 0, m.ticks+1
+			m.elapsed, m.heard = 0, true
 		case pb.MsgApp, pb.MsgSnap:
-			m.elapsed, m.heard = 0, m.ticks+1
+			m.elapsed, m.heard = 0, true
 		}
 	}
 	if err := m.rn.Step(msg); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) && !errors.Is(err, raft.ErrProposalDropped) {

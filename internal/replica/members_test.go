@@ -63,6 +63,30 @@ func TestFiveMembersTakeTurns(t *testing.T) {
 	}
 }
 
+// TestLeaderContact: who is cut off knows since when.
+func TestLeaderContact(t *testing.T) {
+	c := newCluster(t, 3)
+	lead := c.leader(1, 2, 3)
+	other := c.nodes[lead.id%3+1]
+	c.eventually("both hear of a leader", func() bool {
+		return !other.r.Status().LeaderContact.IsZero() && !lead.r.Status().LeaderContact.IsZero()
+	})
+	for _, n := range []*node{lead, other} {
+		first := n.r.Status().LeaderContact
+		c.eventually("they go on hearing", func() bool { return n.r.Status().LeaderContact.After(first) })
+	}
+	c.net.isolate(other.id, lead.id, 6-lead.id-other.id)
+	c.eventually("it knows no leader", func() bool { return other.r.Status().Leader == 0 })
+	s := other.r.Status()
+	if !s.LeaderContact.Before(s.NoLeaderSince) {
+		t.Errorf("heard of a leader at %v, lost it at %v", s.LeaderContact, s.NoLeaderSince)
+	}
+	c.put(lead, "x")
+	if again := other.r.Status().LeaderContact; !again.Equal(s.LeaderContact) {
+		t.Errorf("it hears of a leader at %v, while it is cut off since %v", again, s.LeaderContact)
+	}
+}
+
 func TestTransferRefusals(t *testing.T) {
 	c := newCluster(t, 3)
 	lead := c.leader(1, 2, 3)

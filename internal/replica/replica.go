@@ -58,6 +58,7 @@ type Replica struct {
 	trimmed    uint64 // index that was applied when the log was last trimmed
 	leadSince  time.Time
 	lostSince  time.Time
+	heardAt    time.Time // when a leader was last heard of
 	leadership Leadership
 
 	mu       sync.Mutex

@@ -43,12 +43,10 @@ func (r *Replica) publish() {
 		Learner:     slices.Contains(m.conf.GetLearners(), m.cfg.ID),
 		LeaderSince: r.leadSince, NoLeaderSince: r.lostSince,
 	}
-	switch now := r.o.Clock.Now(); {
-	case m.role == raft.StateLeader:
-		s.LeaderContact = now
-	case m.heard > 0:
-		s.LeaderContact = now.Add(-time.Duration(m.ticks-m.heard+1) * r.o.Tick)
+	if m.heard {
+		m.heard, r.heardAt = false, r.o.Clock.Now()
 	}
+	s.LeaderContact = r.heardAt
 	s.First, _ = r.log.FirstIndex() // never fails
 	r.mu.Lock()
 	members := r.members

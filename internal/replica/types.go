@@ -156,7 +156,7 @@ type Status struct {
 	Learner       bool
 	LeaderSince   time.Time // when the present leader was first seen; zero while there is none
 	NoLeaderSince time.Time // when the last leader was lost; zero while there is one
-	LeaderContact time.Time // when this member last heard of a leader, to the tick; on the leader: now; zero: never
+	LeaderContact time.Time // when this member last heard of a leader or led, to the tick; zero: never
 	LeaderChanges uint64
 	Peers         []PeerStatus
 	Counters      Counters
