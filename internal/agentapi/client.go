@@ -163,6 +163,15 @@ func (c *Client) Join(ctx context.Context, j JoinRequest) (JoinAnswer, error) {
 	return answer, nil
 }
 
+// Free reports whether the server at address says that it belongs to no cluster yet; an error means that it said nothing.
+func (c *Client) Free(ctx context.Context, address string) (bool, error) {
+	_, err := c.attempt(ctx, address, question{path: pathServers})
+	if errors.Is(err, ErrNotMember) {
+		return true, nil
+	}
+	return false, err
+}
+
 // may refuses callers of this agent that the servers would not see: they judge the agent, not who asks it.
 func may(who policy.Principal) error {
 	if who.Kind() == policy.System || who.OpenWhenAuthOff() {

@@ -35,6 +35,7 @@ var (
 	ErrMalformed  = fault.New(fault.Invalid, "malformed agent request")
 	ErrTooLarge   = fault.New(fault.Invalid, "agent request or answer is too large")
 	ErrStopping   = fault.New(fault.Unavailable, "server is stopping")
+	ErrNotMember  = fault.New(fault.Unavailable, "this server belongs to no cluster yet")
 	ErrNoJoin     = fault.New(fault.Unsupported, "this server takes no members in")
 	ErrBadAnswer  = fault.New(fault.Unavailable, "the server's answer is not one of this protocol")
 	ErrNotAllowed = fault.New(fault.Denied, "an agent without state asks servers only for callers that may everything")

@@ -190,6 +190,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c call) {
 	switch {
 	case err != nil && from.stopping.Err() != nil:
 		err = ErrStopping.WithHint("what it was asked to do may or may not have happened")
+	case errors.Is(err, ErrNotMember):
+		err = refusal{ErrNotMember}
 	case errors.Is(err, context.DeadlineExceeded):
 		err = core.ErrTimeout
 	case err == nil && len(result) >= maxAnswer:

@@ -48,6 +48,7 @@ type JoinRequest struct {
 type JoinAnswer struct {
 	Cluster uint64
 	Member  uint64 // its own id
+	Level   uint32 // the cluster's feature level
 	Members []JoinMember
 }
 
@@ -108,6 +109,16 @@ func (r *reader) duration() time.Duration {
 		return 0
 	}
 	return time.Duration(n)
+}
+
+func (r *reader) level() uint32 {
+	if len(r.b) < 4 {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	n := binary.BigEndian.Uint32(r.b)
+	r.b = r.b[4:]
+	return n
 }
 
 func (r *reader) flag() bool {
@@ -223,6 +234,7 @@ func decodeJoin(b []byte) (JoinRequest, error) {
 func appendJoinAnswer(b []byte, a *JoinAnswer) []byte {
 	b = binary.BigEndian.AppendUint64(b, a.Cluster)
 	b = binary.BigEndian.AppendUint64(b, a.Member)
+	b = binary.BigEndian.AppendUint32(b, a.Level)
 	b = binary.AppendUvarint(b, uint64(len(a.Members)))
 	for _, m := range a.Members {
 		b = binary.BigEndian.AppendUint64(b, m.ID)
@@ -234,7 +246,7 @@ func appendJoinAnswer(b []byte, a *JoinAnswer) []byte {
 
 func decodeJoinAnswer(b []byte) (JoinAnswer, error) {
 	r := reader{b: b}
-	a := JoinAnswer{Cluster: r.id(), Member: r.id()}
+	a := JoinAnswer{Cluster: r.id(), Member: r.id(), Level: r.level()}
 	a.Members = make([]JoinMember, r.count(11))
 	for i := range a.Members {
 		a.Members[i] = JoinMember{ID: r.id(), Name: r.text(), Address: r.text(), Learner: r.flag()}
