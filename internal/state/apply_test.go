@@ -112,6 +112,7 @@ func TestLevelUnknown(t *testing.T) {
 	for _, m := range threeMembers() {
 		c.must(&MemberPublish{ID: m.ID, Name: "n", FeatureLevel: 2})
 	}
+	c.machine.known = FirstLevel
 	entry := c.encode(Call{policy.NewSystem("x"), &RaiseLevel{Level: 2}})
 	if _, err := c.machine.Apply([]Entry{entry}); !errors.Is(err, ErrLevelUnknown) {
 		t.Errorf("an older build goes on: %v", err)
