@@ -1,16 +1,338 @@
 package catalog
 
 import (
+	"fmt"
+	"strings"
+
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/storage"
 )
 
-// Look answers q from what r holds: the engine, or a snapshot of it.
-func Look(r storage.Reader, kv, cat *mvcc.Space, q Query) (Answer, error) {
-	return Answer{}, errSoon
+// Watched returns what an answer to q rests on: nothing but a change of these keys can change it, and every change of it
+// changes one of them.
+func Watched(q Query) (mvcc.SpaceID, []storage.Span) {
+	one := func(topic byte, name string) (mvcc.SpaceID, []storage.Span) {
+		return mvcc.SpaceCatalog, []storage.Span{storage.KeySpan(topicKey(topic, name))}
+	}
+	switch q.Kind {
+	case QueryPair:
+		if q.Name == "" {
+			return mvcc.SpaceConsulKV, nil
+		}
+		return mvcc.SpaceConsulKV, []storage.Span{storage.KeySpan([]byte(q.Name))}
+	case QueryPairs, QueryKeys:
+		return mvcc.SpaceConsulKV, []storage.Span{tree(q.Name)}
+	case QueryNodes:
+		return one(topicNodes, "")
+	case QueryNode:
+		return one(topicNode, fold(q.Name))
+	case QueryServiceNames:
+		return one(topicServices, "")
+	case QueryInstances:
+		return one(topicInstances, fold(q.Name))
+	case QueryNodeChecks:
+		return one(topicNodeChecks, fold(q.Name))
+	case QueryServiceChecks:
+		return one(topicServiceChecks, fold(q.Name))
+	case QueryChecksInState:
+		return one(topicStates, q.Name)
+	case QuerySession:
+		return mvcc.SpaceCatalog, []storage.Span{storage.KeySpan(rowKey(tableSession, q.Name))}
+	case QueryNodeSessions:
+		return one(topicNodeSessions, fold(q.Name))
+	case QuerySessions:
+		return one(topicSessions, "")
+	}
+	return 0, nil
 }
 
-// Watched returns what an answer to q rests on: nothing but a change of these keys can change it.
-func Watched(q Query) (mvcc.SpaceID, []storage.Span) {
-	return 0, nil
+// Look answers q from what r holds. All of an answer is of one revision, whether r is a snapshot or the engine itself.
+func Look(r storage.Reader, kv, cat *mvcc.Space, q Query) (Answer, error) {
+	of := cat
+	id, spans := Watched(q)
+	switch id {
+	case mvcc.SpaceConsulKV:
+		of = kv
+	case 0:
+		return Answer{}, fmt.Errorf("catalog: query of unknown kind %d", q.Kind)
+	}
+	s, err := pin(r, of)
+	if err != nil {
+		return Answer{}, err
+	}
+	l := looking{space: s}
+	if err := l.answer(q); err != nil {
+		return Answer{}, fmt.Errorf("catalog: look: %w", err)
+	}
+	l.Index = max(l.Index, 1)
+	for _, span := range spans {
+		if l.exact {
+			break
+		}
+		index, err := s.newest(span)
+		if err != nil {
+			return Answer{}, fmt.Errorf("catalog: index: %w", err)
+		}
+		l.Index = max(l.Index, index)
+	}
+	return l.Answer, nil
+}
+
+// looking is an answer on its way.
+type looking struct {
+	space
+	Answer
+	exact bool // Index is set
+}
+
+func (l *looking) answer(q Query) (err error) {
+	switch q.Kind {
+	case QueryPair:
+		return l.pair(q.Name)
+	case QueryPairs:
+		return l.pairs(q.Name)
+	case QueryKeys:
+		return l.keys(q.Name, q.Separator)
+	case QueryNodes:
+		l.Nodes, err = listOf(l.space, under([]byte{tableNode}), readNode)
+	case QueryNode:
+		return l.node(q.Name)
+	case QueryServiceNames:
+		return l.serviceNames()
+	case QueryInstances:
+		return l.instances(q.Name)
+	case QueryNodeChecks:
+		l.Checks, err = listOf(l.space, rows(tableCheck, fold(q.Name)), readCheck)
+	case QueryServiceChecks:
+		return l.serviceChecks(q.Name)
+	case QueryChecksInState:
+		return l.checksInState(q.Name)
+	case QuerySession:
+		return l.session(q.Name)
+	case QueryNodeSessions:
+		return l.nodeSessions(q.Name)
+	case QuerySessions:
+		l.Sessions, err = listOf(l.space, under([]byte{tableSession}), readSession)
+	}
+	return err
+}
+
+func listOf[T any](s space, span storage.Span, one func(*mvcc.KV) (T, error)) ([]T, error) {
+	list, err := s.list(span)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	return readAll(list, one)
+}
+
+// found reads one row, if it is there.
+func found[T any](s space, key []byte, one func(*mvcc.KV) (T, error)) (v T, ok bool, err error) {
+	kv, ok, err := s.get(key)
+	if err != nil || !ok {
+		return v, false, err
+	}
+	v, err = one(&kv)
+	return v, err == nil, err
+}
+
+func (l *looking) pair(key string) error {
+	if key == "" {
+		return nil
+	}
+	p, ok, err := found(l.space, []byte(key), readPair)
+	if ok {
+		l.Pairs, l.Index, l.exact = []Pair{p}, p.ModifyIndex, true
+	}
+	return err
+}
+
+func (l *looking) pairs(prefix string) (err error) {
+	l.Pairs, err = listOf(l.space, tree(prefix), readPair)
+	return err
+}
+
+// keys lists keys up to and with the first separator after the prefix, each once. What lies under one that was cut is
+// skipped, however much it is.
+func (l *looking) keys(prefix, separator string) error {
+	span := tree(prefix)
+	for !span.Empty() {
+		page, err := l.s.Read(l.r, mvcc.Query{Span: span, Revision: l.rev, NoCount: true, KeysOnly: true, Limit: pageRows})
+		if err != nil {
+			return err
+		}
+		next := span.End
+		cut := ""
+		for i := range page.KVs {
+			key := string(page.KVs[i].Key)
+			if cut != "" && strings.HasPrefix(key, cut) {
+				continue
+			}
+			cut = ""
+			if at := strings.Index(key[len(prefix):], separator); separator != "" && at >= 0 {
+				cut = key[:len(prefix)+at+len(separator)]
+				key = cut
+			}
+			l.Keys = append(l.Keys, key)
+		}
+		if !page.More || len(page.KVs) == 0 {
+			return nil
+		}
+		last := page.KVs[len(page.KVs)-1].Key
+		from := append(append(make([]byte, 0, len(last)+1), last...), 0)
+		if cut != "" {
+			if from = under([]byte(cut)).End; from == nil {
+				return nil
+			}
+		}
+		span = storage.Span{Start: from, End: next}
+	}
+	return nil
+}
+
+func (l *looking) node(name string) error {
+	n, ok, err := found(l.space, rowKey(tableNode, fold(name)), readNode)
+	if err != nil || !ok {
+		return err
+	}
+	l.Nodes = []Node{n}
+	l.Services, err = listOf(l.space, rows(tableService, fold(name)), readService)
+	return err
+}
+
+// serviceNames gives the tags of each service, the services themselves and the nodes they are on, for filters.
+func (l *looking) serviceNames() (err error) {
+	if l.Services, err = listOf(l.space, under([]byte{tableService}), readService); err != nil {
+		return err
+	}
+	l.Names = map[string][]string{}
+	seen := map[[2]string]struct{}{}
+	last := ""
+	for i := range l.Services {
+		s := &l.Services[i]
+		if _, ok := l.Names[s.Name]; !ok {
+			l.Names[s.Name] = nil
+		}
+		for _, tag := range s.Tags {
+			if _, ok := seen[[2]string{s.Name, tag}]; !ok {
+				seen[[2]string{s.Name, tag}] = struct{}{}
+				l.Names[s.Name] = append(l.Names[s.Name], tag)
+			}
+		}
+		if name := fold(s.Node); i == 0 || name != last {
+			n, ok, err := found(l.space, rowKey(tableNode, name), readNode)
+			if err != nil {
+				return err
+			}
+			if ok {
+				l.Nodes = append(l.Nodes, n)
+			}
+			last = name
+		}
+	}
+	return nil
+}
+
+// instances goes through the index of a service's name: its rows are in the order of nodes, then of service ids.
+func (l *looking) instances(name string) error {
+	index, err := l.list(rows(tableInstance, fold(name)))
+	if err != nil {
+		return err
+	}
+	var node Node
+	var checks []Check
+	at := ""
+	for i := range index {
+		parts, err := keyParts(index[i].Key, 3)
+		if err != nil {
+			return err
+		}
+		if i == 0 || parts[1] != at {
+			at = parts[1]
+			if node, _, err = found(l.space, rowKey(tableNode, at), readNode); err != nil {
+				return err
+			}
+			if checks, err = listOf(l.space, rows(tableCheck, at), readCheck); err != nil {
+				return err
+			}
+		}
+		s, ok, err := found(l.space, rowKey(tableService, at, parts[2]), readService)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return corrupt("instance")
+		}
+		l.Instances = append(l.Instances, Instance{Node: node, Service: s, Checks: checksFor(checks, &s)})
+	}
+	return nil
+}
+
+// checksFor returns the checks of the node, then those of the service.
+func checksFor(all []Check, s *Service) []Check {
+	var list []Check
+	for i := range all {
+		if all[i].ServiceID == "" {
+			list = append(list, all[i])
+		}
+	}
+	for i := range all {
+		if all[i].ServiceID != "" && fold(all[i].ServiceID) == fold(s.ID) {
+			list = append(list, all[i])
+		}
+	}
+	return list
+}
+
+func (l *looking) serviceChecks(name string) error {
+	if err := l.instances(name); err != nil {
+		return err
+	}
+	for i := range l.Instances {
+		for _, c := range l.Instances[i].Checks {
+			if c.ServiceID != "" {
+				l.Checks = append(l.Checks, c)
+			}
+		}
+	}
+	l.Instances = nil
+	return nil
+}
+
+func (l *looking) checksInState(state string) error {
+	all, err := listOf(l.space, under([]byte{tableCheck}), readCheck)
+	for i := range all {
+		if state == anyState || all[i].Status == state {
+			l.Checks = append(l.Checks, all[i])
+		}
+	}
+	return err
+}
+
+func (l *looking) session(id string) error {
+	s, ok, err := found(l.space, rowKey(tableSession, id), readSession)
+	if ok {
+		l.Sessions, l.Index, l.exact = []Session{s}, s.ModifyIndex, true
+	}
+	return err
+}
+
+func (l *looking) nodeSessions(node string) error {
+	index, err := l.list(rows(tableNodeSess, fold(node)))
+	if err != nil {
+		return err
+	}
+	for i := range index {
+		parts, err := keyParts(index[i].Key, 2)
+		if err != nil {
+			return err
+		}
+		s, ok, err := found(l.space, rowKey(tableSession, parts[1]), readSession)
+		if err != nil {
+			return err
+		}
+		if ok {
+			l.Sessions = append(l.Sessions, s)
+		}
+	}
+	return nil
 }

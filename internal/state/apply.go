@@ -113,8 +113,13 @@ func (a *application) commit() (*Outcome, error) {
 			a.out.Events = make(map[mvcc.SpaceID][]mvcc.RevisionEvents, 1)
 		}
 		a.out.Events[mvcc.SpaceID(id)] = events
-		if mvcc.SpaceID(id) == mvcc.SpaceCA {
+		switch mvcc.SpaceID(id) {
+		case mvcc.SpaceCA:
 			a.revocations(events)
+		case mvcc.SpaceCatalog:
+			if err := a.sessions(events); err != nil {
+				return nil, err
+			}
 		}
 	}
 	a.out.Applied, a.out.Time = a.clock.index, a.clock.time
@@ -217,7 +222,7 @@ func (a *application) call(who *policy.Principal, c *BatchCall) (any, *fault.Err
 	if c.Request.kind().level() > a.cluster.level {
 		return nil, ErrFeatureLevel, nil
 	}
-	rights := authority{auth: a.auth, secure: a.cluster.secure, leases: a}
+	rights := authority{auth: a.auth, secure: a.cluster.secure, leases: a, catalog: a}
 	if f, err := rights.request(who, c.Request); f != nil || err != nil {
 		return nil, f, err
 	}
@@ -229,6 +234,9 @@ func (a *application) call(who *policy.Principal, c *BatchCall) (any, *fault.Err
 	}
 	if f, err := a.checkEncryption(c.Request); f != nil || err != nil {
 		return nil, f, err
+	}
+	if r, ok := c.Request.(*Discovery); ok {
+		return a.discovery(who, r)
 	}
 	return a.decide(c.Request)
 }
@@ -332,7 +340,7 @@ func (a *application) checkAlarms(r Request) *fault.Error {
 	}
 	if corrupt {
 		switch r.(type) {
-		case *Put, *Delete, *Txn, *Encrypted, *Compact, *LeaseGrant, *LeaseRevoke:
+		case *Put, *Delete, *Txn, *Encrypted, *Compact, *LeaseGrant, *LeaseRevoke, *Discovery:
 			return ErrCorrupt
 		}
 	}

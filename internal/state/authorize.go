@@ -16,7 +16,7 @@ var ErrSecretsRefused = fault.New(fault.Denied, "cluster without authenticated p
 // operations are flattened and all of them judged, those of a branch that will not run too. Core asks it before it
 // proposes and for a Txn that only reads; Apply asks it again in log order. An error that is no fault is the storage's.
 func (m *Machine) Authorize(who policy.Principal, r Request) error {
-	a := authority{auth: m.auth.Load(), secure: m.Secure(), leases: leasesAt{m.spaces[mvcc.SpaceEtcd], m.engine}}
+	a := authority{auth: m.auth.Load(), secure: m.Secure(), leases: leasesAt{m.spaces[mvcc.SpaceEtcd], m.engine}, catalog: m}
 	return both(a.request(&who, r))
 }
 
@@ -76,6 +76,8 @@ type authority struct {
 	auth   *AuthView
 	secure bool
 	leases leaseKeys
+
+	catalog catalogRows
 }
 
 // request is the choke point.
@@ -110,6 +112,8 @@ func (a *authority) request(who *policy.Principal, r Request) (*fault.Error, err
 		return a.auth.control(who, policy.AlarmSet, ""), nil
 	case *LeaseCheckpoint, *MemberPublish, *RaiseLevel:
 		return systemOnly(who), nil
+	case *Discovery:
+		return a.discovery(who, r)
 	default:
 		return ErrPermissionDenied, nil
 	}

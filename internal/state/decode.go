@@ -296,6 +296,8 @@ func (d *decoder) request(remaining int) Request {
 	case kindAlarmChange:
 		raise := d.flags(1) == 1
 		return &AlarmChange{Raise: raise, Alarm: Alarm{Kind: AlarmKind(d.byte()), Member: d.uint64()}}
+	case kindDiscovery:
+		return d.discovery()
 	case kindMemberPublish:
 		return &MemberPublish{ID: d.uint64(), FeatureLevel: d.uint32(), Name: d.string(), ClientURLs: d.strings()}
 	case kindRaiseLevel:

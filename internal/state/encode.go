@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"holdfast.dev/holdfast/internal/catalog"
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/policy"
 	"holdfast.dev/holdfast/internal/storage"
@@ -151,6 +152,8 @@ func Size(r Request) int {
 			n += len(u) + 5
 		}
 		return n
+	case *Discovery:
+		return 16 + catalog.OpsSize(r.Ops)
 	default:
 		return 32
 	}
@@ -274,6 +277,8 @@ func appendRequest(b []byte, r Request) ([]byte, error) {
 		return appendStrings(appendString(b, r.Name), r.ClientURLs), nil
 	case *RaiseLevel:
 		return binary.AppendUvarint(b, uint64(r.Level)), nil
+	case *Discovery:
+		return appendDiscovery(b, r), nil
 	case *Encrypted:
 		if !mustBeEncrypted(r.Request) {
 			return nil, fmt.Errorf("%w: %T that is encrypted", ErrEncode, r.Request)

@@ -64,6 +64,8 @@ func validate(r Request) *fault.Error {
 		}
 	case *Encrypted:
 		return checkEncrypted(r)
+	case *Discovery:
+		return checkDiscovery(r)
 	case *LeaseCheckpoint, *MemberPublish, *RaiseLevel:
 	default:
 		return ErrMalformed
@@ -193,6 +195,8 @@ func Cost(r Request) int64 {
 		return Cost(r.Request)
 	case *LeaseGrant:
 		return leaseOverhead
+	case *Discovery:
+		return discoveryCost(r)
 	default:
 		return 0
 	}
