@@ -154,15 +154,6 @@ func (p *pki) maintain() {
 	})
 }
 
-// promote asks the leader to make a voter of this member, which it does as soon as the member has caught up.
-func (p *pki) promote(ctx context.Context) error {
-	if _, err := p.n.core.MemberPromote(ctx, p.n.system, p.n.store.Member()); err != nil {
-		return err
-	}
-	p.n.log.Info("promoted to a voting member")
-	return nil
-}
-
 // renew replaces what is two thirds through its life.
 func (p *pki) renew(ctx context.Context, now time.Time) error {
 	p.mu.Lock()

@@ -94,7 +94,7 @@ func (n *Node) openState() (*state.Machine, error) {
 		return nil, errors.Join(err, engine.Close())
 	}
 	if secure := machine.Secure(); secure != (n.config.Mode == config.ModeServer) {
-		made := config.ModeEtcd
+		made := config.ModeEtcd // or a Consul agent's: the card has been read by now
 		if secure {
 			made = config.ModeServer
 		}
@@ -127,8 +127,12 @@ func (n *Node) keepCard() error {
 
 // found decides what a new member is.
 func (n *Node) found(ctx context.Context) (*founding, error) {
-	if n.config.Mode == config.ModeServer {
+	switch n.config.Mode {
+	case config.ModeServer:
 		return n.foundServer(ctx)
+	case config.ModeConsul:
+		return n.lent.founding, nil
+	case config.ModeEtcd:
 	}
 	if err := n.discover(ctx); err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ import (
 	"holdfast.dev/holdfast/internal/node/config"
 )
 
-// front is everything that clients reach.
+// front is everything that clients of the store reach. Nil: a Consul agent's member, whose clients come through the agent.
 type front struct {
 	n     *Node
 	gates []*authn.Gate
@@ -181,19 +181,7 @@ func (f *front) newWebServer(h http.Handler, side authn.Side) *http.Server {
 	if streams == math.MaxUint32 {
 		streams = webStreams
 	}
-	s := &http.Server{
-		Handler: h, ConnContext: authn.ConnContext, ErrorLog: quiet(f.n.log),
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: webHeaders,
-	}
-	if side == authn.PublicSide {
-		streams, s.MaxHeaderBytes = strangerStreams, strangerHeaders
-		s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = 15*time.Second, time.Minute, 15*time.Second
-	}
-	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: int(min(streams, math.MaxInt32))}
-	s.Protocols = new(http.Protocols)
-	s.Protocols.SetHTTP1(true)
-	s.Protocols.SetHTTP2(true)
-	return s
+	return newWebServer(h, side, int(min(streams, math.MaxInt32)), f.n.log)
 }
 
 // quiet takes what net/http has to say about broken connections: it is of no use to operators.
@@ -201,6 +189,9 @@ func quiet(l *slog.Logger) *log.Logger { return slog.NewLogLogger(l.Handler(), s
 
 // serve starts the servers and says so in etcd's words.
 func (f *front) serve() {
+	if f == nil {
+		return
+	}
 	for _, p := range f.parts {
 		if p.grpc {
 			f.work.Go(func() { f.n.watchWeb(f.grpc.Serve(p.gate.GRPC())) })
@@ -214,6 +205,9 @@ func (f *front) serve() {
 
 // announce logs each client socket.
 func (f *front) announce() {
+	if f == nil {
+		return
+	}
 	for _, u := range f.n.config.Listen.Client {
 		if config.Secure(u) {
 			f.n.log.Info("serving client traffic securely", "traffic", "grpc+http", "address", u.Host)
@@ -243,6 +237,9 @@ func (n *Node) watchWeb(err error) {
 
 // drain stops taking connections and lets the calls under way finish.
 func (f *front) drain() {
+	if f == nil {
+		return
+	}
 	for _, g := range f.gates {
 		if err := ignoreClosed(g.Close()); err != nil {
 			f.n.log.Debug("closing a socket", "error", err)
@@ -268,6 +265,9 @@ func (f *front) close() error {
 }
 
 func (f *front) addresses() []string {
+	if f == nil {
+		return nil
+	}
 	var out []string
 	for _, p := range f.parts {
 		if p.grpc {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"net"
 	"slices"
 	"time"
@@ -126,9 +127,9 @@ func (s pemStore) Load(name string) ([]byte, error) {
 func (s pemStore) Save(name string, pem []byte) error { return s.home.store(name, pem) }
 
 // printWeaknesses says at start what status will say too.
-func (n *Node) printWeaknesses() {
-	for _, w := range n.weaknesses() {
-		n.log.Warn("weakened: " + w)
+func printWeaknesses(log *slog.Logger, weaknesses []string) {
+	for _, w := range weaknesses {
+		log.Warn("weakened: " + w)
 	}
 }
 

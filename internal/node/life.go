@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"holdfast.dev/holdfast/internal/audit"
@@ -195,13 +196,42 @@ func (n *Node) step(published *bool) error {
 			"local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", n.config.Name, n.config.Advertise.Client.Strings()),
 			"cluster-id", fmt.Sprintf("%x", n.store.Cluster()))
 	}
-	if n.config.Mode != config.ModeServer {
+	if n.config.Mode == config.ModeEtcd {
 		return nil
 	}
 	if n.replica.Status().Learner {
-		if err := n.pki.promote(ctx); err != nil {
+		if err := n.promote(ctx); err != nil {
 			return err
 		}
 	}
+	if n.config.Mode == config.ModeConsul {
+		return n.moveIn(ctx)
+	}
 	return n.pki.settle(ctx)
+}
+
+// promote asks the leader to make a voter of this member, which it does as soon as the member has caught up.
+func (n *Node) promote(ctx context.Context) error {
+	if _, err := n.core.MemberPromote(ctx, n.system, n.store.Member()); err != nil {
+		return err
+	}
+	n.log.Info("promoted to a voting member")
+	return nil
+}
+
+// moveIn tells the cluster where this member is reached now, if that is not what it knows: a Consul agent may start with
+// another address, or with TLS where it had none.
+func (n *Node) moveIn(ctx context.Context) error {
+	members, err := n.core.Members(ctx, n.system, true)
+	if err != nil {
+		return err
+	}
+	want := n.config.Advertise.Peer.Strings()
+	for _, m := range members {
+		if m.ID == n.store.Member() && !slices.Equal(m.PeerURLs, want) {
+			_, err = n.core.MemberUpdate(ctx, n.system, m.ID, want)
+			return err
+		}
+	}
+	return nil
 }

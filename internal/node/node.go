@@ -44,6 +44,7 @@ type Node struct {
 	ids       identities
 	pki       *pki
 	authority *caapi.Authority
+	lent      *lent // what the Consul agent that holds this member opened for it; nil: nobody does
 	peers     *peerSide
 	front     *front
 
@@ -67,18 +68,27 @@ var ErrRemoved = replica.ErrRemoved
 // bounds the start only.
 func Start(ctx context.Context, c *config.Config, env Env) (*Node, error) {
 	deriveServer(c)
-	n := &Node{
-		config: c, env: env, log: env.Log, system: policy.NewSystem("holdfast"), registry: authn.NewRegistry(),
-		ready: make(chan struct{}), done: make(chan struct{}),
-	}
+	return start(ctx, &Node{config: c, env: env, log: env.Log, registry: authn.NewRegistry()})
+}
+
+func start(ctx context.Context, n *Node) (*Node, error) {
+	n.system, n.ready, n.done = policy.NewSystem("holdfast"), make(chan struct{}), make(chan struct{})
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := n.open(ctx); err != nil {
 		n.cancel(err)
 		return nil, errors.Join(advise(err), n.closeParts())
 	}
-	n.printWeaknesses()
+	if n.lent == nil {
+		printWeaknesses(n.log, n.weaknesses())
+	}
 	n.run()
 	return n, nil
+}
+
+// lent is what a member gets from the Consul agent that holds it, which has opened it and closes it.
+type lent struct {
+	gates    []*authn.Gate // of the port that members and agents share
+	founding *founding     // what a member that does not exist yet is to be
 }
 
 // advise adds what to do to an error that says that stored bytes do not verify, unless it says so itself.
@@ -103,11 +113,14 @@ func (a *advised) Unwrap() []error { return []error{a.fault, a.error} }
 
 // open is the story of a start, in order. What it has opened when a step fails, closeParts closes.
 func (n *Node) open(ctx context.Context) error {
+	if n.lent != nil {
+		return inOrder(ctx, n.openStore, n.openCore, n.bindPeers, n.openReplica)
+	}
 	var err error
 	if n.home, err = openHome(n.config, n.env); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{
+	return inOrder(ctx,
 		n.openIdentities, // etcd's certificate files and auto-tls
 		n.openStore,      // the log; on a first start this founds or joins a cluster
 		n.openPKI,        // `holdfast server`: this member's own certificates
@@ -117,7 +130,12 @@ func (n *Node) open(ctx context.Context) error {
 		n.bindPeers,
 		n.openReplica,
 		n.bindFront,
-	} {
+	)
+}
+
+// inOrder takes steps until one fails.
+func inOrder(ctx context.Context, steps ...func(context.Context) error) error {
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -326,7 +344,7 @@ func (n *Node) closeParts() error {
 		n.refusals.flush()
 		errs = append(errs, n.record.Close())
 	}
-	if n.home != nil {
+	if n.home != nil && n.lent == nil {
 		errs = append(errs, n.home.close())
 	}
 	return errors.Join(errs...)

@@ -35,6 +35,10 @@ type peerSide struct {
 func (n *Node) bindPeers(ctx context.Context) error {
 	p := &peerSide{n: n}
 	n.peers = p
+	if n.lent != nil {
+		p.joint = joinListeners(routesOf(n.lent.gates, (*authn.Gate).Peer))
+		return nil
+	}
 	open := n.config.Mode == config.ModeEtcd
 	routes := authn.ServePeer
 	if open {
@@ -48,45 +52,22 @@ func (n *Node) bindPeers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var inner []net.Listener
-	for _, g := range p.gates {
-		inner = append(inner, g.Peer())
-	}
-	p.joint = joinListeners(inner)
+	p.joint = joinListeners(routesOf(p.gates, (*authn.Gate).Peer))
 	return nil
 }
 
+// routesOf lists one route of each gate.
+func routesOf(gates []*authn.Gate, route func(*authn.Gate) net.Listener) (out []net.Listener) {
+	for _, g := range gates {
+		out = append(out, route(g))
+	}
+	return out
+}
+
 // bind opens the sockets of urls, each behind a gate of its own.
-func (n *Node) bind(ctx context.Context, urls config.URLs, o authn.GateOptions) (gates []*authn.Gate, err error) {
-	sockets, err := authn.PlanSockets(urls.Strings())
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			for _, g := range gates {
-				err = errors.Join(err, g.Close())
-			}
-			gates = nil
-		}
-	}()
-	for _, s := range sockets {
-		l, err := s.Listen(ctx, n.listenConfig())
-		if err != nil {
-			return gates, err
-		}
-		so := o
-		so.Registry, so.Log, so.Now, so.Refused = n.registry, n.log, n.env.Now, n.refusals.add
-		if so.Plain = s.Plain; !s.TLS {
-			so.TLS = nil
-		}
-		g, err := authn.NewGate(l, so)
-		if err != nil {
-			return gates, errors.Join(err, l.Close())
-		}
-		gates = append(gates, g)
-	}
-	return gates, nil
+func (n *Node) bind(ctx context.Context, urls config.URLs, o authn.GateOptions) ([]*authn.Gate, error) {
+	b := binder{registry: n.registry, log: n.log, now: n.env.Now, refused: n.refusals.add, sockets: n.listenConfig()}
+	return b.bind(ctx, urls.Strings(), o)
 }
 
 // listenConfig sets the socket options that were asked for.

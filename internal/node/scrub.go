@@ -18,8 +18,10 @@ func (n *Node) scrub() {
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "holdfast_damaged_files", Help: "Files of the data directory that did not verify when the scrub last read them.",
 	}, func() float64 { return float64(n.findings.Load()) })
-	if err := n.api.Registry().Register(gauge); err != nil {
-		n.log.Warn("the scrub's metric cannot be shown", "error", err)
+	if n.api != nil { // a Consul agent's member has no metrics of its own
+		if err := n.api.Registry().Register(gauge); err != nil {
+			n.log.Warn("the scrub's metric cannot be shown", "error", err)
+		}
 	}
 	for n.ctx.Err() == nil {
 		n.scrubOnce()
