@@ -7,13 +7,13 @@ import (
 
 // The ids and names that agents and leaders give to what nobody registered by hand.
 const (
-	SerfHealth         = catalog.SerfHealth         // the leader's check of a node, from gossip
-	ConsulService      = "consul"                   // the service that every server is
-	NodeMaintenanceID  = "_node_maintenance"        // the check that takes a node out
-	ServiceMaintenance = "_service_maintenance:"    // with a service's id: the check that takes it out
-	maintenanceNode    = "Node Maintenance Mode"    // names of these checks
-	maintenanceService = "Service Maintenance Mode" //
-	serfHealthName     = "Serf Health Status"
+	SerfHealth           = catalog.SerfHealth         // the leader's check of a node, from gossip
+	ConsulService        = "consul"                   // the service that every server is
+	NodeMaintenanceID    = "_node_maintenance"        // the check that takes a node out
+	ServiceMaintenanceID = "_service_maintenance:"    // followed by a service's id: the check that takes it out
+	maintenanceNode      = "Node Maintenance Mode"    // names of these checks
+	maintenanceService   = "Service Maintenance Mode" //
+	serfHealthName       = "Serf Health Status"
 )
 
 // ServiceState is a service of this agent. Service has no indexes: they are the catalog's.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -224,9 +225,7 @@ func (c *CheckDefinition) id() string {
 }
 
 // empty reports whether nothing was defined, as "Check": {} does.
-func (c *CheckDefinition) empty() bool {
-	return c.kind() == "" && c.refusedKind() == "" && c.id() == "" && c.Name == "" && c.Interval == 0 && c.Timeout == 0 && c.Status == ""
-}
+func (c *CheckDefinition) empty() bool { return reflect.ValueOf(*c).IsZero() }
 
 func (c *CheckDefinition) refusedKind() string {
 	switch {
