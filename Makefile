@@ -3,7 +3,7 @@ GO      ?= go
 BIN     := bin/holdfast
 CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
 
-.PHONY: build run test race lint guides conformance conformance-quick e2e torture scale bench fuzz clean
+.PHONY: build run test race lint guides conformance conformance-quick e2e torture revocation scale bench fuzz clean
 
 build: ## the binary, in bin/holdfast
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/holdfast
@@ -39,6 +39,9 @@ guides: build ## follow every page of docs/guides, command by command, and compa
 
 torture: build ## kill -9 at random under load, 100 times on one member and on three
 	cd test && HOLDFAST_TORTURE=1 $(GO) test -count=1 -v -timeout 60m -run TestKill ./e2e
+
+revocation: build ## 200 live connections over three members, revoked 20 times: time to the last one cut
+	cd test && HOLDFAST_BIN=$(CURDIR)/$(BIN) HOLDFAST_REVOCATION=1 $(GO) test -count=1 -v -timeout 30m -run 'TestRevocation$$' ./e2e
 
 scale: build ## a million keys: start, memory, disk, paged lists
 	cd test && HOLDFAST_SCALE=1 $(GO) test -count=1 -v -timeout 60m -run TestScale ./e2e

@@ -239,7 +239,7 @@ type heldKey struct {
 func (a *Authority) signer(ctx context.Context, n *Named) (crypto.Signer, error) {
 	cert := n.Certificate()
 	if cert == nil {
-		return nil, ErrWaiting.WithHint("have its request signed (holdfast ca show %s --csr), then: holdfast ca accept %s --cert chain.pem", n.Name, n.Name)
+		return nil, ErrWaiting.WithHint("have its request signed (holdfast ca show %s --output csr), then: holdfast ca accept %s --cert chain.pem", n.Name, n.Name)
 	}
 	a.mu.Lock()
 	for role, word := range Roles() {

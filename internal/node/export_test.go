@@ -25,7 +25,7 @@ func (n *Node) IssueForTest(ctx context.Context, r ca.Request) (authn.Pair, erro
 
 // RevokeForTest commits the row that revokes cert.
 func (n *Node) RevokeForTest(ctx context.Context, cert policy.Certificate) error {
-	_, err := n.core.Put(ctx, n.system, &state.Put{Space: mvcc.SpaceCA, Key: state.RevokedKey(cert), Value: []byte("test")})
+	_, err := n.core.Put(ctx, n.system, &state.Put{Space: mvcc.SpaceCA, Key: state.RevokedKey(cert), Value: []byte(`{"at":"2026-01-01T00:00:00Z"}`)})
 	return err
 }
 
