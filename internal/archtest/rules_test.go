@@ -55,6 +55,7 @@ var doors = []door{
 	{"github.com/hashicorp/serf", []string{"internal/agent"}, "gossip has one door"},
 	{"github.com/hashicorp/memberlist", []string{"internal/agent"}, "gossip has one door"},
 	{"google.golang.org/grpc", []string{"internal/kmsapi", "internal/etcdapi", "internal/authn", "internal/node", "internal/agent"}, "gRPC is an edge's business; authn hands it finished handshakes; an agent's grpc checks are clients"},
+	{"github.com/miekg/dns", []string{"internal/dnsapi"}, "DNS is one edge's business"},
 	{"github.com/spf13/cobra", []string{"cmd/holdfast"}, "commands live in the binary"},
 }
 
