@@ -150,10 +150,8 @@ func CheckChain(now time.Time, chain []*x509.Certificate, key crypto.PublicKey) 
 			return bad("the certificate of %q may not sign certificates: keyUsage lacks keyCertSign", c.Subject)
 		case i == 0 && c.KeyUsage&x509.KeyUsageCRLSign == 0:
 			return bad("the certificate of %q may not sign revocation lists: keyUsage lacks cRLSign", c.Subject)
-		case c.MaxPathLen >= 0 && c.MaxPathLen < i-1 || c.MaxPathLenZero && i > 1:
-			return bad("the certificate of %q allows a path of %d more CAs, and %d stand below it", c.Subject, c.MaxPathLen, i-1)
-		case i > 0 && c.MaxPathLenZero:
-			return bad("the certificate of %q allows no CA below it (pathlen:0)", c.Subject)
+		case c.MaxPathLen >= 0 && c.MaxPathLen < i: // -1: no bound
+			return bad("the certificate of %q allows %d CAs below it (pathlen:%d), and %d are below it in this chain", c.Subject, c.MaxPathLen, c.MaxPathLen, i)
 		case weakSignature(c.SignatureAlgorithm) && !bytes.Equal(c.RawSubject, c.RawIssuer):
 			return bad("the certificate of %q is signed with %s, whose hash is broken", c.Subject, c.SignatureAlgorithm)
 		}
