@@ -48,6 +48,9 @@ func Watched(q Query) (mvcc.SpaceID, []storage.Span) {
 
 // Look answers q from what r holds. All of an answer is of one revision, whether r is a snapshot or the engine itself.
 func Look(r storage.Reader, kv, cat *mvcc.Space, q Query) (Answer, error) {
+	if q.Kind == QueryPair && q.Name != "" {
+		return lookPair(r, kv, q.Name)
+	}
 	of := cat
 	id, spans := Watched(q)
 	switch id {
@@ -78,6 +81,24 @@ func Look(r storage.Reader, kv, cat *mvcc.Space, q Query) (Answer, error) {
 	return l.Answer, nil
 }
 
+// lookPair is the most frequent question: one read, and a second one if there is no such pair.
+func lookPair(r storage.Reader, kv *mvcc.Space, key string) (Answer, error) {
+	span := storage.KeySpan([]byte(key))
+	page, err := kv.Read(r, mvcc.Query{Span: span, NoCount: true})
+	if err != nil {
+		return Answer{}, fmt.Errorf("catalog: look: %w", err)
+	}
+	if len(page.KVs) > 0 {
+		p, err := readPair(&page.KVs[0])
+		return Answer{Index: p.ModifyIndex, Pairs: []Pair{p}}, err
+	}
+	rev, err := kv.LastModified(r, span)
+	if err != nil {
+		return Answer{}, fmt.Errorf("catalog: index: %w", err)
+	}
+	return Answer{Index: uint64(max(1, min(rev, page.Revision)))}, nil
+}
+
 // looking is an answer on its way.
 type looking struct {
 	space
@@ -87,8 +108,6 @@ type looking struct {
 
 func (l *looking) answer(q Query) (err error) {
 	switch q.Kind {
-	case QueryPair:
-		return l.pair(q.Name)
 	case QueryPairs:
 		return l.pairs(q.Name)
 	case QueryKeys:
@@ -133,17 +152,6 @@ func found[T any](s space, key []byte, one func(*mvcc.KV) (T, error)) (v T, ok b
 	}
 	v, err = one(&kv)
 	return v, err == nil, err
-}
-
-func (l *looking) pair(key string) error {
-	if key == "" {
-		return nil
-	}
-	p, ok, err := found(l.space, []byte(key), readPair)
-	if ok {
-		l.Pairs, l.Index, l.exact = []Pair{p}, p.ModifyIndex, true
-	}
-	return err
 }
 
 func (l *looking) pairs(prefix string) (err error) {

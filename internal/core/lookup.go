@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"holdfast.dev/holdfast/internal/catalog"
@@ -98,18 +99,33 @@ func (c *Core) look(who policy.Principal, q catalog.Query, shared *flights) (s s
 	return s, err
 }
 
+// restsOn returns the space that an answer comes from, and whether it rests on one key of it: what catalog.Watched says,
+// without making the keys.
+func restsOn(q catalog.Query) (space mvcc.SpaceID, exact bool) {
+	switch q.Kind {
+	case catalog.QueryPair:
+		return mvcc.SpaceConsulKV, q.Name != ""
+	case catalog.QueryPairs, catalog.QueryKeys:
+		return mvcc.SpaceConsulKV, false
+	}
+	return mvcc.SpaceCatalog, true
+}
+
 func sightOf(m *state.Machine, q catalog.Query) (s sight, err error) {
-	id, spans := catalog.Watched(q)
-	s.exact = len(spans) == 1 && spans[0].SingleKey()
-	snapshot := m.Engine().NewSnapshot()
-	s.Answer, err = catalog.Look(snapshot, m.Space(mvcc.SpaceConsulKV), m.Space(mvcc.SpaceCatalog), q)
-	if cerr := snapshot.Close(); err == nil {
-		err = cerr
+	id, exact := restsOn(q)
+	s.exact = exact
+	kv, cat := m.Space(mvcc.SpaceConsulKV), m.Space(mvcc.SpaceCatalog)
+	// Look pins a revision, so that it needs no snapshot, unless just that revision is compacted under it.
+	s.Answer, err = catalog.Look(m.Engine(), kv, cat, q)
+	if errors.Is(err, mvcc.ErrCompacted) {
+		snapshot := m.Engine().NewSnapshot()
+		s.Answer, err = catalog.Look(snapshot, kv, cat, q)
+		if cerr := snapshot.Close(); err == nil {
+			err = cerr
+		}
 	}
-	// Taken after the snapshot: what is not in it any more was compacted before.
-	if space := m.Space(id); space != nil {
-		s.compacted = uint64(max(space.CompactRevision(), 0))
-	}
+	// Taken after the read: what is not in it any more was compacted before.
+	s.compacted = uint64(max(m.Space(id).CompactRevision(), 0))
 	return s, err
 }
 

@@ -106,6 +106,28 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+// TestRestsOn: it must say of every question what the catalog says.
+func TestRestsOn(t *testing.T) {
+	t.Parallel()
+	kinds := 0
+	for kind := catalog.Kind(1); ; kind++ {
+		for _, name := range []string{"", "x"} {
+			q := catalog.Query{Kind: kind, Name: name}
+			id, spans := catalog.Watched(q)
+			if id == 0 {
+				if kinds < 13 {
+					t.Fatal(kinds, "kinds of questions")
+				}
+				return
+			}
+			if space, exact := restsOn(q); space != id || exact != (len(spans) == 1 && spans[0].SingleKey()) {
+				t.Errorf("kind %d, name %q: %d %v, want %d and %d spans", kind, name, space, exact, id, len(spans))
+			}
+		}
+		kinds++
+	}
+}
+
 // TestBells: what rings for a question is what changes its answer, and nothing else.
 func TestBells(t *testing.T) {
 	t.Parallel()

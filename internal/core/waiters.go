@@ -204,11 +204,8 @@ type flight struct {
 
 // look reads the answer to q from m, or takes it from who is reading it.
 func (f *flights) look(m *state.Machine, q catalog.Query) (sight, error) {
-	id, _ := catalog.Watched(q)
+	id, _ := restsOn(q)
 	space := m.Space(id)
-	if space == nil {
-		return sight{}, errUnknownQuery
-	}
 	f.mu.Lock()
 	revision := space.Revision()
 	if under := f.under[q]; under != nil && under.revision >= revision {
