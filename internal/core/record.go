@@ -60,6 +60,11 @@ func (c *Core) RecordRefusal(who policy.Principal, action string, err error) {
 	c.refused(who, action, err)
 }
 
+// RecordUse notes that another package has used a key for somebody.
+func (c *Core) RecordUse(who policy.Principal, action, subject string) {
+	c.audit.Note(c.event(who, action, subject, outcomeDone))
+}
+
 func (c *Core) unwritable(err error) error {
 	c.log.Error("an operation was denied because the audit record cannot be written", "error", err)
 	return ErrAuditUnwritable
