@@ -66,6 +66,8 @@ effective configuration in that form, every key with its value.`,
 	fl.StringArrayVar(&f.listenCFSSL, "listen-cfssl", nil, "NAME=URL: serve the certificate authority NAME to a Docker swarm as its external CA; may be given several times")
 	fl.StringVar(&c.Advertise.Host, "advertise-host", "", "name or address under which others reach this host (default: its first address)")
 	fl.StringVar(&c.Seal.KEK, "seal-kek", "", "where the sealing key is: file:PATH, env:VARIABLE, passphrase-file:PATH, recovery-file:PATH, credential:NAME")
+	fl.StringVar(&c.Seal.EncryptionConfig, "encryption-provider-config", "", "Kubernetes EncryptionConfiguration by which values are stored (in force on all members; without it this member withdraws its own)")
+	fl.StringVar(&c.Seal.EncryptionPrefix, "encryption-etcd-prefix", c.Seal.EncryptionPrefix, "what the keys begin with that it looks at")
 	fl.StringVar(&c.Log.Level, "log-level", c.Log.Level, "debug, info, warn or error")
 	fl.StringVar(&c.Log.Format, "log-format", c.Log.Format, "text or json")
 	return cmd
@@ -120,6 +122,8 @@ func (f *serverFlags) finish(cmd *cobra.Command, flags *config.Config) (*config.
 	set("join", &c.Join, flags.Join)
 	set("advertise-host", &c.Advertise.Host, flags.Advertise.Host)
 	set("seal-kek", &c.Seal.KEK, flags.Seal.KEK)
+	set("encryption-provider-config", &c.Seal.EncryptionConfig, flags.Seal.EncryptionConfig)
+	set("encryption-etcd-prefix", &c.Seal.EncryptionPrefix, flags.Seal.EncryptionPrefix)
 	set("log-level", &c.Log.Level, flags.Log.Level)
 	set("log-format", &c.Log.Format, flags.Log.Format)
 	for _, l := range []struct {

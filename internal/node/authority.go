@@ -50,7 +50,13 @@ func (noSecrets) Seal(string, string, []byte) ([]byte, error) { return nil, caap
 // Open implements caapi.Secrets.
 func (noSecrets) Open(string, string, []byte) ([]byte, error) { return nil, caapi.ErrNoAuthority }
 
-func (n *Node) adminHandler() http.Handler { return n.authority.AdminHandler() }
+func (n *Node) adminHandler() (http.Handler, error) {
+	keys, err := n.keyService()
+	if err != nil {
+		return nil, err
+	}
+	return withKeys(keys.Handler(), n.authority.AdminHandler()), nil
+}
 
 // publicEndpoints are what goes into join tokens.
 func (n *Node) publicEndpoints() []string {
@@ -72,7 +78,7 @@ func (p *pki) settle(ctx context.Context) error {
 	if err := p.writeContext(ctx); err != nil {
 		p.n.log.Warn("the client context could not be written; `holdfast ctl` will need flags", "error", err)
 	}
-	return nil
+	return p.n.declareEncryption(ctx)
 }
 
 // establish moves the seed of a new cluster into the log, once.

@@ -89,7 +89,7 @@ func (n *Node) openState() (*state.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	machine, err := state.Open(engine, state.Options{})
+	machine, err := n.openMachine(engine)
 	if err != nil {
 		return nil, errors.Join(err, engine.Close())
 	}

@@ -111,7 +111,11 @@ func (f *front) webHandler() (http.Handler, error) {
 		return nil, err
 	}
 	// A page that a browser shows must not act with the certificate of who looks at it.
-	admin := http.NewCrossOriginProtection().Handler(f.n.adminHandler())
+	own, err := f.n.adminHandler()
+	if err != nil {
+		return nil, err
+	}
+	admin := http.NewCrossOriginProtection().Handler(own)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, caapi.AdminPrefix):

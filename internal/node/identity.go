@@ -151,6 +151,7 @@ func (n *Node) weaknesses() []string {
 	if !n.config.Raft.StrictReconfig {
 		out = append(out, "membership: --strict-reconfig-check is off, a change can cost the cluster its quorum")
 	}
+	out = append(out, n.encryption.warnings...)
 	slices.Sort(out)
 	return slices.Compact(out)
 }

@@ -14,7 +14,6 @@ import (
 	"holdfast.dev/holdfast/internal/node/config"
 	"holdfast.dev/holdfast/internal/replica"
 	"holdfast.dev/holdfast/internal/state"
-	"holdfast.dev/holdfast/internal/storage"
 )
 
 // openRecord opens the audit record.
@@ -35,7 +34,7 @@ func (n *Node) coreOptions(m *state.Machine) (core.Options, error) {
 	}
 	return core.Options{
 		Machine: m, NewEngine: n.newEngine,
-		OpenState: func(e *storage.Engine) (*state.Machine, error) { return state.Open(e, state.Options{}) },
+		OpenState: n.openMachine,
 		Member:    n.store.Member(), Boot: boot, Clock: n.env.Now, Rand: n.env.Rand, Logger: n.log, Audit: n.record,
 		Limits: core.Limits{
 			RequestBytes: int64(c.Limits.MaxRequestBytes), TxnOps: int(c.Limits.MaxTxnOps), QuotaBytes: c.Limits.QuotaBytes,

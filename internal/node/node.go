@@ -32,21 +32,22 @@ type Node struct {
 	log    *slog.Logger
 	system policy.Principal
 
-	home      *home
-	card      card
-	store     *replica.Store
-	registry  *authn.Registry
-	record    *audit.Record
-	refusals  *refusals // of handshakes, for the record
-	core      *core.Core
-	replica   *replica.Replica
-	api       *etcdapi.API
-	ids       identities
-	pki       *pki
-	authority *caapi.Authority
-	lent      *lent // what the Consul agent that holds this member opened for it; nil: nobody does
-	peers     *peerSide
-	front     *front
+	home       *home
+	card       card
+	store      *replica.Store
+	registry   *authn.Registry
+	record     *audit.Record
+	refusals   *refusals // of handshakes, for the record
+	core       *core.Core
+	replica    *replica.Replica
+	api        *etcdapi.API
+	ids        identities
+	pki        *pki
+	encryption encryption
+	authority  *caapi.Authority
+	lent       *lent // what the Consul agent that holds this member opened for it; nil: nobody does
+	peers      *peerSide
+	front      *front
 
 	ctx    context.Context //nolint:containedctx // the member's life: ends with Stop or a fault
 	cancel context.CancelCauseFunc
@@ -121,6 +122,7 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	return inOrder(ctx,
+		n.openEncryption,
 		n.openIdentities, // etcd's certificate files and auto-tls
 		n.openStore,      // the log; on a first start this founds or joins a cluster
 		n.openPKI,        // `holdfast server`: this member's own certificates

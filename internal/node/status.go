@@ -33,6 +33,7 @@ type Status struct {
 	Connections  int                 `json:"connections"`
 	Weakenings   []string            `json:"weakenings"`
 	Damage       int64               `json:"damagedFiles"` // found by the scrub since the start
+	Encryption   *StatusEncryption   `json:"encryption,omitempty"`
 }
 
 // StatusMember is one member of the cluster.
@@ -90,6 +91,7 @@ func (n *Node) Status(ctx context.Context, who policy.Principal) (*Status, error
 	}
 	s.Alarms = append(s.Alarms, cs.Errors...)
 	s.Sealing = n.sealing()
+	s.Encryption = n.encryptionStatus(ctx)
 	s.Certificates = n.certificates()
 	s.Connections, _ = n.registry.Count()
 	return s, nil

@@ -46,7 +46,7 @@ func encryptedBench(t testing.TB) *bench {
 			t.Fatal(r.Err)
 		}
 	}
-	if r := b.do(sys, &RaiseLevel{Level: levelEncrypted}); r.Err != nil {
+	if r := b.do(sys, &RaiseLevel{Level: EncryptionLevel}); r.Err != nil {
 		t.Fatal(r.Err)
 	}
 	b.machine.unseal = unsealTest

@@ -40,7 +40,8 @@ const (
 	MaxLevel   uint32 = 2 // the highest level that this build knows
 
 	levelDiscovery uint32 = 2 // the catalog and Consul's key-value pairs
-	levelEncrypted uint32 = 2 // the encryption configuration
+	// EncryptionLevel is the level from which on an encryption configuration may be declared.
+	EncryptionLevel uint32 = 2
 )
 
 // level returns the feature level from which on k may be applied.
@@ -49,7 +50,7 @@ func (k requestKind) level() uint32 {
 	case kindDiscovery:
 		return levelDiscovery
 	case kindEncrypted:
-		return levelEncrypted
+		return EncryptionLevel
 	}
 	return FirstLevel
 }

@@ -146,6 +146,13 @@ type Seal struct {
 	KEK string `yaml:"kek"`
 	// Scrub is the pace of the background scrub in bytes per second; 0 turns it off. Default: 4 MiB.
 	ScrubBytesPerSecond int64 `yaml:"scrub-bytes-per-second"`
+	// EncryptionConfig is a file that holds an EncryptionConfiguration of Kubernetes: values of the resources in it are stored
+	// as it says. Server only. A member declares it to the cluster when it starts; the newest declared one is in force on
+	// every member, and a member that is started without one withdraws its own. Default: none.
+	EncryptionConfig string `yaml:"encryption-provider-config"`
+	// EncryptionPrefix is what the keys of the store begin with that the configuration looks at: kube-apiserver's
+	// --etcd-prefix. Default: /registry.
+	EncryptionPrefix string `yaml:"encryption-etcd-prefix"`
 }
 
 // Audit says what is recorded beside refusals, logins and control operations, which always are.
@@ -340,6 +347,7 @@ func Server() *Config {
 	c.Listen.Peer = MustURLs("https://0.0.0.0:2380")
 	c.Listen.Public = MustURLs("https://0.0.0.0:2378")
 	c.TLS.MinVersion = "TLS1.3"
+	c.Seal.EncryptionPrefix = "/registry"
 	c.Limits.MaxConcurrentStreams = 10_000
 	c.Web.CORS = nil
 	c.Log.Format = "text"

@@ -270,6 +270,12 @@ func (c *Config) validateRest() error {
 	if m := c.Web.MetricsLevel; m != "basic" && m != "extensive" {
 		return fmt.Errorf("unknown metrics level %q: basic or extensive", m)
 	}
+	if c.Seal.EncryptionConfig != "" && c.Mode != ModeServer {
+		return errors.New("seal.encryption-provider-config: only `holdfast server` takes one: its keys are replicated, and only members that prove who they are may have them")
+	}
+	if p := c.Seal.EncryptionPrefix; p != "" && (p[0] != '/' || strings.Trim(p, "/") == "") {
+		return fmt.Errorf("seal.encryption-etcd-prefix: %q: expected a path such as /registry", p)
+	}
 	if c.Seal.ScrubBytesPerSecond < 0 {
 		return errors.New("seal.scrub-bytes-per-second must not be negative")
 	}
