@@ -35,7 +35,7 @@ e2e: build ## end-to-end: guides' command lines, canary, bit flips
 	cd test && $(GO) test -count=1 -v -timeout 30m ./e2e
 
 guides: build ## follow every page of docs/guides, command by command, and compare what comes back (root for all of it)
-	cd test && $(GO) run ./guides -binary ../$(BIN) ../docs/guides/*.md
+	.ci/guides
 
 torture: build ## kill -9 at random under load, 100 times on one member and on three
 	cd test && HOLDFAST_TORTURE=1 $(GO) test -count=1 -v -timeout 60m -run TestKill ./e2e
