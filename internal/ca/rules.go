@@ -206,6 +206,13 @@ func hashOf(a x509.SignatureAlgorithm) crypto.Hash {
 	return 0
 }
 
+func quoted(values []string) string {
+	if len(values) == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%q", values)
+}
+
 // subject applies the policy's subject section as `openssl ca` does: the certificate has the fields that the section names,
 // in the section's order; others are left out. dropped lists those.
 func (p *Policy) subject(asked, own DN) (dn DN, dropped []string, err error) {
@@ -221,7 +228,7 @@ func (p *Policy) subject(asked, own DN) (dn DN, dropped []string, err error) {
 		case rule == RuleSupplied && len(values) == 0:
 			return nil, nil, ErrPolicy.WithHint("%s must be supplied, and the request has none", field)
 		case rule == RuleMatch && !slices.Equal(values, own.Get(field)):
-			return nil, nil, ErrPolicy.WithHint("%s must match the authority's own, %q; the request has %q", field, own.Get(field), values)
+			return nil, nil, ErrPolicy.WithHint("%s must match the authority's own (%s); the request has %s", field, quoted(own.Get(field)), quoted(values))
 		}
 		for _, v := range values {
 			dn = append(dn, DNField{field, v})

@@ -7,9 +7,11 @@ import (
 	"holdfast.dev/holdfast/internal/authn"
 	"holdfast.dev/holdfast/internal/ca"
 	"holdfast.dev/holdfast/internal/caapi"
+	"holdfast.dev/holdfast/internal/core"
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/policy"
 	"holdfast.dev/holdfast/internal/state"
+	"holdfast.dev/holdfast/internal/storage"
 )
 
 // IssueForTest has the cluster's authority certify a fresh key.
@@ -49,4 +51,18 @@ func (n *Node) ClaimForTest(ctx context.Context, token string) error {
 		Token: token, Name: "x", PeerURLs: []string{"https://127.0.0.1:1"}, PeerCSR: csr, ServeCSR: csr,
 	})
 	return err
+}
+
+// RowsForTest counts the rows of the authority below a prefix.
+func (n *Node) RowsForTest(ctx context.Context, prefix string) int {
+	page, err := n.core.Range(ctx, n.system, core.RangeRequest{Space: mvcc.SpaceCA, Query: mvcc.Query{Span: storage.Span{Start: []byte(prefix), End: append([]byte(prefix), 0xff)}}})
+	if err != nil {
+		return -1
+	}
+	return len(page.KVs)
+}
+
+// EnrolForTest asks for a certificate as an edge does for the holder of cert.
+func (n *Node) EnrolForTest(ctx context.Context, cert policy.Certificate, r caapi.SignRequest) (*caapi.Signed, error) {
+	return n.authority.Enrol(ctx, policy.NewHolder("somebody", cert, policy.RoleNone, false), r)
 }
