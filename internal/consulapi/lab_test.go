@@ -193,7 +193,10 @@ func (s *syncBuffer) String() string {
 const ownNodeID = "bf0b901d-f9b5-7c92-62fa-796d6b1574af"
 
 // start returns a lab whose node dev1 is registered and healthy. change may be nil.
-func start(t *testing.T, change func(o *Options)) *lab {
+func start(t *testing.T, change func(o *Options)) *lab { t.Helper(); return startWith(t, nil, change) }
+
+// startWith is start with gossip.
+func startWith(t *testing.T, gossip *agent.GossipOptions, change func(o *Options)) *lab {
 	t.Helper()
 	l := &lab{t: t, dir: newDirectory(t), log: &syncBuffer{}}
 	log := slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -201,7 +204,7 @@ func start(t *testing.T, change func(o *Options)) *lab {
 	self := catalog.Node{ID: ownNodeID, Name: "dev1", Address: "127.0.0.1", Datacenter: "dc1", Meta: map[string]string{"consul-version": "1.22.0"},
 		TaggedAddresses: map[string]string{"lan": "127.0.0.1", "lan_ipv4": "127.0.0.1", "wan": "127.0.0.1", "wan_ipv4": "127.0.0.1"}}
 	var err error
-	l.agent, err = agent.New(agent.Options{Node: self, Directory: l.dir, Who: who, Store: &memoryStore{docs: map[string][]byte{}}, Log: log, Now: time.Now, Rand: rand.Reader, Server: true})
+	l.agent, err = agent.New(agent.Options{Node: self, Directory: l.dir, Who: who, Store: &memoryStore{docs: map[string][]byte{}}, Log: log, Now: time.Now, Rand: rand.Reader, Server: true, Gossip: gossip})
 	if err != nil {
 		t.Fatal(err)
 	}
