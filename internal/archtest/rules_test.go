@@ -9,9 +9,9 @@ type layer struct {
 // house is the import table. A package that is not in it does not exist: add it with its reason.
 var house = map[string]layer{
 	"cmd/holdfast":                 {[]string{"kmsapi", "transform", "node", "node/config", "node/etcdflags", "node/logs", "node/contexts", "caapi", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
-	"internal/node":                {[]string{"kmsapi", "transform", "node/config", "node/contexts", "etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
+	"internal/node":                {[]string{"agent", "agentapi", "catalog", "consulapi", "dnsapi", "kmsapi", "transform", "node/config", "node/contexts", "etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
 	"internal/node/config":         {nil, "the one strict configuration; a leaf, so that flags, logs and the composition root agree on it"},
-	"internal/node/consulconf":     {[]string{"node/config", "fault"}, "Consul's keys and flags, translated into that configuration"},
+	"internal/node/consulconf":     {[]string{"node/config", "agent", "fault"}, "Consul's keys and flags, translated into that configuration; agent only for the shape of definitions"},
 	"internal/node/etcdflags":      {[]string{"node/config"}, "etcd's flags, variables and file, translated into that configuration"},
 	"internal/node/contexts":       {nil, "client contexts of one user; a leaf, so that node writes and the binary reads them"},
 	"internal/node/logs":           {[]string{"node/config"}, "log formats and outputs"},

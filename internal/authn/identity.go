@@ -81,7 +81,7 @@ func (i *Identity) fileParts() []*part {
 		parts = append(parts, &part{what: c.flag("trusted-ca-file"), files: []string{c.RootsFile}, load: func(m *material) error {
 			certs, err := readAnchors(c.RootsFile)
 			if err == nil {
-				m.roots = poolOf(certs)
+				m.roots, m.rootCerts = poolOf(certs), certs
 			}
 			return errors.Join(err, c.strongFile(c.RootsFile, certs))
 		}})
@@ -303,6 +303,15 @@ func (i *Identity) revoked(p *proof) error {
 		}
 	}
 	return nil
+}
+
+// Authorities are the certificates by which this side verifies others now; empty: the system's.
+func (i *Identity) Authorities() []*x509.Certificate {
+	m := i.current.Load()
+	if len(m.anchorCerts) > 0 {
+		return append([]*x509.Certificate(nil), m.anchorCerts...)
+	}
+	return append([]*x509.Certificate(nil), m.rootCerts...)
 }
 
 // CertificateStatus is one certificate that this side shows.

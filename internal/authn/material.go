@@ -19,7 +19,8 @@ type material struct {
 	server, client []tls.Certificate // at most one each
 	anchors        *x509.CertPool    // who may come in; nil when nobody is asked
 	anchorCerts    []*x509.Certificate
-	roots          *x509.CertPool // who may be connected to; nil: the system's
+	roots          *x509.CertPool      // who may be connected to; nil: the system's
+	rootCerts      []*x509.Certificate // those of RootsFile
 	roles          map[string]policy.Role
 	crls           *revocations
 	issued         *Issued

@@ -39,9 +39,8 @@ type Consul struct {
 
 	// Join lists the agents that must be reached at start; Retry those that are tried until one is.
 	Join, Retry []string
-	// RetryInterval is between two attempts, RetryMax how many there are; 0: no end.
+	// RetryInterval is between two attempts.
 	RetryInterval time.Duration
-	RetryMax      int
 
 	// GossipKey is 16, 24 or 32 bytes in base64; empty: gossip is plain text.
 	GossipKey string
@@ -68,6 +67,16 @@ type Consul struct {
 	UDPAnswers int
 	// Recursors answer for other domains.
 	Recursors []string
+
+	// MaxStale is how old a DNS answer may be; 0: any. Truncate sets TC when an answer was cut to UDPAnswers.
+	MaxStale time.Duration
+	Truncate bool
+	// UpdateInterval is how long a changed output of a check of unchanged status may wait; 0: 5m.
+	UpdateInterval time.Duration
+
+	// Connect answers connect/ca/roots; ConnectID is the trust domain there, empty: made from the cluster.
+	Connect   bool
+	ConnectID string
 
 	// Services and Checks are definitions in the form of the HTTP API.
 	Services, Checks []json.RawMessage

@@ -101,18 +101,18 @@ func TestRefusals(t *testing.T) {
 		with(`"performance": {"raft_multiplier": 11}`):                   "raft_multiplier",
 		with(`"log_level": "loud"`):                                      "log_level",
 		with(`"node_id": "1"`):                                           "UUID",
-		with(`"services": [{"name": "a", "prot": 1}]`):                   "invalid config key prot",
-		with(`"service": {"port": 1}`):                                   "has no name",
-		with(`"check": {"name": "c", "script": "rm"}`):                   "script is refused",
-		with(`"service": {"name": "a", "token": "x"}`):                   "ACLs are not in this build",
-		`[]`:                      "cannot unmarshal",
-		`{} {}`:                   "there is more",
-		with(`"node_name": "a`):   "unexpected EOF",
-		`{"data_dir": "/d"}`:      "in the clear to other hosts",
-		with(`"telemetri": {}`):   "invalid config key telemetri",
-		with(`"connection": {}`):  "invalid config key connection",
-		with(`"watches": [{}]`):   "watches is refused",
-		with(`"ui_config": true`): "ui_config: expected an object",
+		with(`"services": [{"name": "a", "prot": 1}]`):                   `unknown field "prot"`,
+		with(`"retry_max": 3`):                                           "retry_max is refused",
+		with(`"check": {"name": "c", "interval": "soon"}`):               "check 1",
+		with(`"node_meta": {"consul-x": "y"}`):                           "node_meta",
+		`[]`:                                                             "cannot unmarshal",
+		`{} {}`:                                                          "there is more",
+		with(`"node_name": "a`):                                          "unexpected EOF",
+		`{"data_dir": "/d"}`:                                             "in the clear to other hosts",
+		with(`"telemetri": {}`):                                          "invalid config key telemetri",
+		with(`"connection": {}`):                                         "invalid config key connection",
+		with(`"watches": [{}]`):                                          "watches is refused",
+		with(`"ui_config": true`):                                        "ui_config: expected an object",
 	} {
 		_, err := parse(t, nil, content)
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -181,7 +181,7 @@ func TestMerging(t *testing.T) {
 		!reflect.DeepEqual(a.NodeMeta, map[string]string{"x": "1", "y": "2", "z": "3"}) || a.HTTP[0] != "http://127.0.0.1:1" {
 		t.Errorf("%s %+v", r.Config.Name, a)
 	}
-	if len(a.Services) != 2 || string(a.Services[1]) != `{"Checks":[{"TTL":"3s"}],"Name":"two","TaggedAddresses":{"lan":{"Address":"q","Port":1}}}` {
+	if len(a.Services) != 2 || string(a.Services[1]) != `{"checks":[{"ttl":"3s"}],"name":"two","tagged_addresses":{"lan":{"address":"q","port":1}}}` {
 		t.Errorf("%s", a.Services)
 	}
 }
@@ -337,20 +337,8 @@ later values win, lists grow, maps are merged, flags win over files.
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", k.name, word, what)
 	}
-	b.WriteString("\n## Definitions of services and checks\n\nKeys inside `service`, `services`, `check` and `checks`, with the name that the HTTP API has for them.\n\n| key | in | API | refused because |\n|---|---|---|---|\n")
-	for _, n := range []struct {
-		in    string
-		names names
-	}{{"service", serviceNames()}, {"check", checkNames()}} {
-		var ks []string
-		for k := range n.names {
-			ks = append(ks, k)
-		}
-		slices.Sort(ks)
-		for _, k := range ks {
-			fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", k, n.in, n.names[k].api, n.names[k].why)
-		}
-	}
+	b.WriteString("\n## Definitions of services and checks\n\nThe values of `service`, `services`, `check` and `checks` have the keys of the HTTP API's registrations, in either spelling (`TaggedAddresses`, `tagged_addresses`).\n" +
+		"An unknown key ends the start, and so does one that asks for what is not in this build (mesh, containers, tokens).\n")
 	b.WriteString("\n## Flags\n\n| flag | key | what |\n|---|---|---|\n")
 	all := slices.Concat(flags(), switches())
 	slices.SortFunc(all, func(a, b flagSpec) int { return strings.Compare(a.name, b.name) })

@@ -3,6 +3,7 @@ package consulconf
 import (
 	"cmp"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast.dev/holdfast/internal/agent"
 	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/node/config"
 )
@@ -43,6 +45,7 @@ func (r *reader) finish(o Options) (*Result, error) {
 	a.Scripts, a.LocalScripts, a.ChecksWithTLS = s.scripts, s.scripts || s.localScripts, s.checksWithTLS
 	a.PidFile, a.OnlyPassing, a.NodeTTL, a.ServiceTTL = s.pidFile, s.onlyPassing, s.nodeTTL, s.serviceTTL
 	a.UDPAnswers, a.Recursors = s.udpAnswers, s.recursors
+	a.MaxStale, a.Truncate, a.UpdateInterval, a.Connect, a.ConnectID = s.maxStale, s.truncate, s.updateInterval, s.connect, s.connectID
 	a.LeaveOnTerm = s.leaveOnTerm
 	a.LeaveOnInt = !s.server
 	if s.skipLeaveOnInt != nil {
@@ -72,6 +75,11 @@ func (r *reader) names(s *settings, c *config.Config, _ Options) error {
 	}
 	if !label.MatchString(c.Name) {
 		r.warn("", fmt.Sprintf("node name %q is no DNS label: it will not be discoverable via DNS", c.Name))
+	}
+	for k, v := range s.nodeMeta {
+		if k == "" || len(k) > 128 || len(v) > 512 || strings.HasPrefix(k, "consul-") || !word.MatchString(k) {
+			return fmt.Errorf("node_meta %q: keys are at most 128 letters, digits, - and _, do not begin with consul-, and values have at most 512 bytes", k)
+		}
 	}
 	a.NodeID, a.NodeMeta, a.TaggedAddresses = strings.ToLower(s.nodeID), s.nodeMeta, s.taggedAddresses
 	a.Domain, a.AltDomain = strings.Trim(s.domain, "."), strings.Trim(s.altDomain, ".")
@@ -191,10 +199,10 @@ func (r *reader) join(s *settings, c *config.Config, _ Options) error {
 			}
 		}
 	}
-	if s.retryInterval <= 0 || s.retryMax < 0 {
-		return errors.New("retry_interval must be positive, and retry_max not negative")
+	if s.retryInterval <= 0 {
+		return errors.New("retry_interval must be positive")
 	}
-	a.Join, a.Retry, a.RetryInterval, a.RetryMax = s.startJoin, s.retryJoin, s.retryInterval, s.retryMax
+	a.Join, a.Retry, a.RetryInterval = s.startJoin, s.retryJoin, s.retryInterval
 	if s.encrypt != "" {
 		key, err := base64.StdEncoding.DecodeString(s.encrypt)
 		if err != nil || !slices.Contains([]int{16, 24, 32}, len(key)) {
@@ -372,4 +380,31 @@ func (r *reader) plaintext(s *settings, c *config.Config, _ Options) error {
 		return nil
 	}
 	return ErrPlaintext.WithHint("in the clear would be %s. Or bind everything to 127.0.0.1, or insist with -insecure-allow-plaintext", strings.Join(clear, "; "))
+}
+
+// definitions checks what services and checks are made of; the agent checks what they mean.
+func (r *reader) definitions(s *settings, c *config.Config, _ Options) error {
+	for i, m := range s.services {
+		data, err := define(m, new(agent.ServiceDefinition))
+		if err != nil {
+			return fmt.Errorf("service %d: %w", i+1, err)
+		}
+		c.Consul.Services = append(c.Consul.Services, data)
+	}
+	for i, m := range s.checks {
+		data, err := define(m, new(agent.CheckDefinition))
+		if err != nil {
+			return fmt.Errorf("check %d: %w", i+1, err)
+		}
+		c.Consul.Checks = append(c.Consul.Checks, data)
+	}
+	return nil
+}
+
+func define(m map[string]any, into any) (json.RawMessage, error) {
+	data, err := json.Marshal(m)
+	if err == nil {
+		err = json.Unmarshal(data, into)
+	}
+	return data, err
 }

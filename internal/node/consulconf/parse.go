@@ -181,7 +181,6 @@ func flags() []flagSpec {
 			r.settings.retryInterval, err = time.ParseDuration(v)
 			return err
 		}},
-		number("retry-max", "retry_max", "how many attempts to join there are; 0: no end"),
 		{name: "node-meta", key: "node_meta", what: "KEY:VALUE; may be repeated", set: func(r *reader, v string) error {
 			k, val, ok := strings.Cut(v, ":")
 			if !ok {

@@ -1,6 +1,7 @@
 package consulconf
 
 import (
+	"encoding/json"
 	"slices"
 	"time"
 )
@@ -40,7 +41,6 @@ type settings struct {
 	sockets                                struct{ user, group, mode string }
 	startJoin, retryJoin                   []string
 	retryInterval                          time.Duration
-	retryMax                               int
 	encrypt                                string
 	flat                                   tlsBlock // the old flat keys
 	flatVerifyRPC, flatVerifyHTTPS         bool
@@ -60,6 +60,10 @@ type settings struct {
 	udpAnswers                             int
 	recursors                              []string
 	services, checks                       []map[string]any
+	maxStale, updateInterval               time.Duration
+	truncate                               bool
+	connect                                bool
+	connectID                              string
 	allowPlaintext                         bool
 	sealKEK                                string
 }
@@ -74,7 +78,7 @@ func defaults() *settings {
 	return &settings{
 		datacenter: "dc1", domain: "consul", bind: "0.0.0.0", client: "127.0.0.1",
 		portDNS: 8600, portHTTP: 8500, portHTTPS: -1, portSerf: 8301, portServer: 8300,
-		retryInterval: 30 * time.Second, logLevel: "info", syslogFacility: "LOCAL0", raftMultiplier: 1, udpAnswers: 3,
+		retryInterval: 30 * time.Second, logLevel: "info", syslogFacility: "LOCAL0", raftMultiplier: 1, udpAnswers: 3, connect: true,
 	}
 }
 
@@ -88,6 +92,7 @@ func agentKeys() []key {
 		{name: "node_name", class: obeyed, what: "the name of this agent's node; default: the host name", bind: func(s *settings) any { return &s.nodeName }},
 		{name: "node_id", class: obeyed, what: "the node's UUID; default: drawn once and kept in the data directory", bind: func(s *settings) any { return &s.nodeID }},
 		{name: "node_meta", class: obeyed, what: "metadata of the node in the catalog", bind: func(s *settings) any { return &s.nodeMeta }},
+		{name: "tagged_addresses", class: obeyed, what: "more addresses of the node in the catalog", bind: func(s *settings) any { return &s.taggedAddresses }},
 		{name: "disable_host_node_id", class: silent, what: "the node's id is always drawn, never made from the host's hardware"},
 		{name: "datacenter", class: obeyed, what: "the name of the data center; default dc1", bind: func(s *settings) any { return &s.datacenter }},
 		{name: "primary_datacenter", class: obeyed, what: "must be this data center: there is no federation in this build", bind: func(s *settings) any { return &s.primaryDatacenter }},
@@ -149,7 +154,7 @@ func joinKeys() []key {
 		{name: "start_join", class: renamed, what: "use retry_join", bind: func(s *settings) any { return &s.startJoin }},
 		{name: "retry_join", class: obeyed, what: "agents to join, tried until one answers; HOST or HOST:PORT", bind: func(s *settings) any { return &s.retryJoin }},
 		{name: "retry_interval", class: obeyed, what: "the time between attempts, 30s", bind: func(s *settings) any { return &s.retryInterval }},
-		{name: "retry_max", class: obeyed, what: "how many attempts there are; 0, the default: no end", bind: func(s *settings) any { return &s.retryMax }},
+		{name: "retry_max", class: refused, only: []any{json.Number("0")}, what: "attempts go on until one succeeds; use a supervisor to give up"},
 		{name: "start_join_wan", class: refused, what: "data centers are not federated in this build"},
 		{name: "retry_join_wan", class: refused, what: "data centers are not federated in this build"},
 		{name: "rejoin_after_leave", class: idle, what: "an agent that has left joins again by retry_join"},

@@ -58,9 +58,9 @@ func dnsKeys() []key {
 		{name: "dns_config.service_ttl", class: obeyed, what: "the TTL of answers about services, by name; * for the others", bind: func(s *settings) any { return &s.serviceTTL }},
 		{name: "dns_config.udp_answer_limit", class: obeyed, what: "answers over UDP to clients without EDNS; default 3", bind: func(s *settings) any { return &s.udpAnswers }},
 		{name: "dns_config.allow_stale", class: idle, what: "every agent answers DNS from what it holds or from its server"},
-		{name: "dns_config.max_stale", class: idle, what: "every agent answers DNS from what it holds or from its server"},
+		{name: "dns_config.max_stale", class: obeyed, what: "how old an answer may be; default: any age, as long as there is no leader", bind: func(s *settings) any { return &s.maxStale }},
 		{name: "dns_config.use_cache", class: refused, only: []any{false}, what: "DNS answers are not cached"},
-		{name: "dns_config.enable_truncate", class: refused, only: []any{false}, what: "it is not in this build"},
+		{name: "dns_config.enable_truncate", class: obeyed, what: "TC is set on answers that udp_answer_limit has cut", bind: func(s *settings) any { return &s.truncate }},
 	}
 }
 
@@ -73,7 +73,7 @@ func checkKeys() []key {
 		{name: "enable_script_checks", class: obeyed, what: "anybody who may register a check names a program that this agent runs; printed as a weakness", bind: func(s *settings) any { return &s.scripts }},
 		{name: "enable_local_script_checks", class: obeyed, what: "only this agent's own files name programs", bind: func(s *settings) any { return &s.localScripts }},
 		{name: "disable_remote_exec", class: refused, only: []any{true}, what: "there is no remote execution, and there will be none"},
-		{name: "check_update_interval", class: idle, what: "a changed output is in the catalog with the next full sync"},
+		{name: "check_update_interval", class: obeyed, what: "how long a changed output of a check of unchanged status may wait; default 5m", bind: func(s *settings) any { return &s.updateInterval }},
 		{name: "watches", class: refused, what: "watches that run programs are not in this build; use a client that watches"},
 	}
 }
@@ -126,7 +126,8 @@ func raftKeys() []key {
 func otherKeys() []key {
 	const mesh = "the service mesh is not in this build"
 	return []key{
-		{name: "connect.enabled", class: idle, what: mesh},
+		{name: "connect.enabled", class: obeyed, what: "/v1/agent/connect/ca/roots answers (default): with the certificates of ca_file, or on a server without one with a root that it has made for itself. Nothing else of the service mesh is in this build", bind: func(s *settings) any { return &s.connect }},
+		{name: "connect.ca_config.cluster_id", class: obeyed, what: "the trust domain that is shown there; default: made from the cluster", bind: func(s *settings) any { return &s.connectID }},
 		{name: "connect.*", class: idle, what: mesh},
 		{name: "peering.enabled", class: idle, what: "cluster peering is not in this build"},
 		{name: "config_entries.*", class: refused, what: mesh},
