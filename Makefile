@@ -2,8 +2,9 @@
 GO      ?= go
 BIN     := bin/holdfast
 CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
+CONSUL  := cd test/compat/consul && $(GO) run ./conformance -binary ../../../$(BIN)
 
-.PHONY: build run test race lint guides conformance conformance-quick e2e torture revocation scale bench fuzz clean
+.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick e2e torture revocation scale bench fuzz clean
 
 build: ## the binary, in bin/holdfast
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/holdfast
@@ -16,6 +17,7 @@ test: ## what CI runs: every test of the house and the short end-to-end tests
 	$(GO) test ./...
 	cd test && $(GO) vet ./... && $(GO) test -short ./...
 	cd test/compat/etcd && $(GO) vet ./conformance && $(GO) test ./conformance
+	cd test/compat/consul && $(GO) vet ./conformance && $(GO) test ./conformance
 
 race: ## the same under the race detector
 	$(GO) test -race ./...
@@ -30,6 +32,13 @@ conformance: build ## etcd's own suite, whole (about 17 minutes on 2 cores)
 
 conformance-quick: build ## the part of it that CI runs (under 6 minutes)
 	$(CONFORM) -minimal -run '^(TestKV.*|TestTxn.*|TestWatch.*|TestLease.*|TestMemberAdd|TestMemberRemove)$$'
+
+conformance-consul: build ## the tests of Consul's own client, whole, and OpenTofu's consul backend
+	$(CONSUL) -all
+	$(CONSUL) -opentofu
+
+conformance-consul-quick: build ## the part of them that CI runs: KV, sessions, locks, semaphores, transactions, status, events
+	$(CONSUL)
 
 e2e: build ## end-to-end: guides' command lines, canary, bit flips
 	cd test && $(GO) test -count=1 -v -timeout 30m ./e2e

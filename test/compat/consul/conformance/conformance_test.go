@@ -1,0 +1,94 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	// What is tested: named here so that `go mod tidy` keeps the sums of all that it imports.
+	_ "github.com/hashicorp/consul/api"
+	_ "github.com/hashicorp/consul/api/watch"
+	_ "github.com/hashicorp/consul/sdk/testutil"
+)
+
+func TestReadExpected(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "list.txt")
+	for text, ok := range map[string]bool{
+		"# comment\n\nTestA because\nTestB out: never\n": true, "TestA\n": false, "TestA out:\n": false, "TestA a\nTestA b\n": false,
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readExpected(path)
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", text, err)
+		}
+		if ok && (got["TestA"] != expectation{"because", false} || !got["TestB"].outOfScope || len(got) != 2) {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
+func TestJudge(t *testing.T) {
+	expected := map[string]expectation{"TestListed": {"reason", false}, "TestOut": {"out: never", true}}
+	for _, c := range []struct {
+		name    string
+		results map[string]string
+		whole   bool
+		ok      bool
+	}{
+		{"as promised", map[string]string{"TestA": "pass", "TestListed": "fail", "TestOut": "skip"}, true, true},
+		{"a failure", map[string]string{"TestA": "pass", "TestB": "fail", "TestListed": "fail", "TestOut": "fail"}, true, false},
+		{"an unlisted skip", map[string]string{"TestA": "pass", "TestB": "skip", "TestListed": "fail", "TestOut": "fail"}, true, false},
+		{"a listed one passes", map[string]string{"TestA": "pass", "TestListed": "pass", "TestOut": "fail"}, true, false},
+		{"a listed one is gone", map[string]string{"TestA": "pass", "TestOut": "fail"}, true, false},
+		{"part of the suite", map[string]string{"TestA": "pass"}, false, true},
+		{"nothing passed", map[string]string{"TestListed": "fail"}, false, false},
+		{"nothing ran", map[string]string{}, false, false},
+	} {
+		if err := judge(c.results, expected, c.whole); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+func TestCollect(t *testing.T) {
+	in := `{"Action":"output","Test":"TestA/x","Output":"boom\n"}
+{"Action":"fail","Test":"TestA/x"}
+{"Action":"fail","Test":"TestA","Elapsed":1}
+not json
+{"Action":"pass","Test":"TestB","Elapsed":1}
+{"Action":"output","Test":"TestC","Output":"panic\n"}
+`
+	results := map[string]string{}
+	loose := collect(strings.NewReader(in), "p/", results)
+	if results["p/TestA"] != "fail" || results["p/TestB"] != "pass" || results["p/TestC"] != "fail" || len(results) != 3 || loose != "not json\n" {
+		t.Fatalf("collect = %v, %q", results, loose)
+	}
+}
+
+func TestFirstDay(t *testing.T) {
+	seen := map[string]bool{}
+	for _, name := range firstDay() {
+		if seen[name] || !strings.HasPrefix(name, "TestAPI_") {
+			t.Errorf("%q is there twice or is no test", name)
+		}
+		seen[name] = true
+	}
+	if len(seen) != 47 {
+		t.Errorf("%d tests", len(seen))
+	}
+}
+
+func TestFixtures(t *testing.T) {
+	dir := t.TempDir()
+	if err := fixtures(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"client_certs/rootca.crt", "client_certs/server.crt", "client_certs/client.key", "hostname/Alice.crt", "hostname/CertAuth.crt", "ca_path/cert1.crt"} {
+		if data, err := os.ReadFile(filepath.Join(dir, f)); err != nil || !strings.HasPrefix(string(data), "-----BEGIN ") {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+}
