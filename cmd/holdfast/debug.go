@@ -20,7 +20,7 @@ import (
 
 func newDebug() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "debug", Short: "Look into the data directory of a member that does not run",
+		Use: "debug", Short: "Look into the data directory of a member that does not run, or at how one stores a key",
 		Long: `Look into the data directory of a member that does not run. What these commands print is decrypted: treat it as you treat
 the data. Secrets that the cluster keeps wrapped stay wrapped.`,
 	}
@@ -106,12 +106,23 @@ func printEntry(enc *json.Encoder, e replica.Entry, committed bool) error {
 
 func newDebugRows() *cobra.Command {
 	var o offline
+	var t target
 	var limit int
+	var name string
 	cmd := &cobra.Command{
 		Use: "raw-get [HEX-PREFIX]", Short: "Print rows of the state as storage keeps them, in hexadecimal", Args: cobra.MaximumNArgs(1),
 		Long: `Print rows of the state as storage keeps them: key and value in hexadecimal, those whose key begins with HEX-PREFIX (all
-without one). docs/formats says how to read them. What the log holds beyond the last flush is not in there.`,
+without one). docs/formats says how to read them. What the log holds beyond the last flush is not in there.
+
+With --key KEY instead of --data-dir a running member is asked how it stores the newest version of that key of the store:
+what an encryption configuration encrypts is shown as ciphertext.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if name != "" {
+				if o.dataDir != "" || len(args) > 0 {
+					return usageError{errors.New("--key asks a running member: without --data-dir and HEX-PREFIX")}
+				}
+				return printStored(cmd, &t, name)
+			}
 			var span storage.Span
 			if len(args) == 1 {
 				prefix, err := hex.DecodeString(args[0])
@@ -129,6 +140,8 @@ without one). docs/formats says how to read them. What the log holds beyond the 
 		},
 	}
 	o.flags(cmd, "the data directory")
+	t.flags(cmd)
+	cmd.Flags().StringVar(&name, "key", "", "ask a running member how it stores this key")
 	cmd.Flags().IntVar(&limit, "limit", 1000, "at most so many rows")
 	return cmd
 }

@@ -101,7 +101,7 @@ Linked as "etcd" the binary behaves as "holdfast etcd", linked as "etcdctl" as e
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServer(), newEtcd(), newCtl(), newStatus(), newToken(), newCA(), newSwarm(), newSeal(), newDebug(), newDemo(), newVersion())
+	root.AddCommand(newServer(), newEtcd(), newCtl(), newStatus(), newToken(), newCA(), newSwarm(), newSeal(), newKMS(), newDebug(), newDemo(), newVersion())
 	for _, c := range root.Commands() {
 		strictArgs(c)
 	}

@@ -56,11 +56,11 @@ func (o *offline) open(stderr io.Writer) (*node.Directory, error) {
 
 func newSeal() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "seal", Short: "Encryption at rest: status and recovery codes",
+		Use: "seal", Short: "Encryption at rest: status, recovery codes, EncryptionConfiguration, re-encryption",
 		Long: `Everything in the data directory is encrypted and authenticated. The keyring in it (KEYRING) is opened by a key from
 outside: a file, a variable, a pass phrase, a systemd credential, or a recovery code on paper.`,
 	}
-	cmd.AddCommand(newSealStatus(), newSealRecovery())
+	cmd.AddCommand(newSealStatus(), newSealRecovery(), newEncryption(), newReencrypt())
 	return cmd
 }
 
