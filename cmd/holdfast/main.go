@@ -1,7 +1,8 @@
 // Command holdfast gives a cluster its secure control plane: today a store that speaks etcd v3.
 //
 // Job: flags, help, exit codes; the help texts are documentation. Non-job: everything else: what a member does is in
-// internal/node. Under the name etcd it behaves as `holdfast etcd`, under the name etcdctl as etcdctl.
+// internal/node. Under the name etcd it behaves as `holdfast etcd`, under the name consul as `holdfast consul`, under the
+// name etcdctl as etcdctl.
 //
 // Invariants: an error is printed once, with a hint where there is one. Exit codes: 0 done, 1 failed, 2 wrong usage.
 package main
@@ -37,6 +38,9 @@ func run() int {
 	case "etcd":
 		keepPrivate()
 		return runEtcd(os.Args[1:])
+	case "consul":
+		keepPrivate()
+		return runConsul(os.Args[1:])
 	}
 	keepPrivate()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -95,13 +99,14 @@ func newRoot() *cobra.Command {
   holdfast status              members, leader, sealing, certificates, weakenings in force
   holdfast ca init web         a certificate authority in the cluster; then ca issue, sign, revoke, crl, certs
   holdfast etcd ...            take etcd's place, with etcd's flags, ETCD_* variables and configuration file
+  holdfast consul agent ...    take a Consul agent's place, with Consul's flags and configuration files
 
-Linked as "etcd" the binary behaves as "holdfast etcd", linked as "etcdctl" as etcdctl.`,
+Linked as "etcd" the binary behaves as "holdfast etcd", linked as "consul" as "holdfast consul", linked as "etcdctl" as etcdctl.`,
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServer(), newEtcd(), newCtl(), newStatus(), newToken(), newCA(), newSwarm(), newSeal(), newKMS(), newDebug(), newDemo(), newVersion())
+	root.AddCommand(newServer(), newEtcd(), newConsul(), newCtl(), newStatus(), newToken(), newCA(), newSwarm(), newSeal(), newKMS(), newDebug(), newDemo(), newVersion())
 	for _, c := range root.Commands() {
 		strictArgs(c)
 	}

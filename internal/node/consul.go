@@ -223,7 +223,7 @@ func (a *Consul) openFace(ctx context.Context) error {
 	maps.Copy(meta, c.NodeMeta)
 	o := faceOptions{
 		home: a.home, env: a.env, directory: seat{a}, who: a.system, binder: a.binder(), server: c.Server, gossip: gossip,
-		node: catalog.Node{ID: id, Name: a.config.Name, Address: c.Host, Datacenter: c.Datacenter, Meta: meta, TaggedAddresses: taggedAddresses(c.Host, c.TaggedAddresses)},
+		node:    catalog.Node{ID: id, Name: a.config.Name, Address: c.Host, Datacenter: c.Datacenter, Meta: meta, TaggedAddresses: taggedAddresses(c.Host, c.TaggedAddresses)},
 		scripts: c.Scripts, localScripts: c.LocalScripts, services: c.Services, checks: c.Checks, updateInterval: c.UpdateInterval,
 		dns: c.DNS, failed: func(err error) { a.fail(err) },
 		dnsSet: dnsapi.Options{
