@@ -50,16 +50,27 @@ func collect(r io.Reader, prefix string, results map[string]string) string {
 			results[prefix+top] = e.Action
 			fmt.Printf("%-4s %6.1fs  %s\n", e.Action, e.Elapsed, prefix+top)
 			if e.Action == "fail" {
-				fmt.Println(tail(outputs[top].String(), 6_000))
+				fmt.Println(said(outputs[top].String()))
 			}
 			delete(outputs, top)
 		}
 	}
 	for top, b := range outputs { // begun and never ended: a panic
 		results[prefix+top] = "fail"
-		fmt.Printf("%-4s    ended  %s\n%s\n", "fail", prefix+top, tail(b.String(), 6_000))
+		fmt.Printf("%-4s    ended  %s\n%s\n", "fail", prefix+top, said(b.String()))
 	}
 	return tail(loose.String(), 6_000)
+}
+
+// said is what a test itself said: its lines are indented, those of the agents that it started are not.
+func said(output string) string {
+	var b strings.Builder
+	for line := range strings.Lines(output) {
+		if strings.HasPrefix(line, " ") && !strings.Contains(line, "CONFIG JSON") || strings.HasPrefix(line, "panic") || strings.HasPrefix(line, "---") {
+			b.WriteString(line)
+		}
+	}
+	return tail(b.String(), 6_000)
 }
 
 func tail(s string, n int) string {
