@@ -91,10 +91,10 @@ func New(o Options) (*Agent, error) {
 	return a, nil
 }
 
-// Run runs checks, anti-entropy and gossip until ctx ends, and waits for all of them. Gossip that cannot listen, or a
+// Run runs checks, anti-entropy and gossip until parent ends, and waits for all of them. Gossip that cannot listen, or a
 // StartJoin that reaches nobody, ends it with an error.
-func (a *Agent) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (a *Agent) Run(parent context.Context) error {
+	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	var group sync.WaitGroup
 	a.mu.Lock()
@@ -125,10 +125,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Unlock()
 	a.runners.Wait()
 	group.Wait()
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-		return cause
+	if parent.Err() != nil {
+		return nil
 	}
-	return nil
+	return context.Cause(ctx)
 }
 
 // Node returns this agent's node as it registers itself.

@@ -111,6 +111,7 @@ func TestRefusedDefinitions(t *testing.T) {
 		{`{"Name":"x","Weights":{"Passing":0,"Warning":1}}`, fault.Invalid, "Invalid Weights: Passing must be greater than 0"},
 		{`{"Name":"x","SocketPath":"/s","Port":1}`, fault.Invalid, "SocketPath is mutually exclusive with Address and Port"},
 		{`{"Name":"x","Address":"0.0.0.0"}`, fault.Invalid, "Invalid service address"},
+		{`{"Name":"consul"}`, fault.Invalid, `Invalid service: the ID "consul" is that of the servers, which the leader registers`},
 		{`{"Name":"x","Port":65536}`, fault.Invalid, "Invalid service: port 65536 is not between 0 and 65535"},
 		{`{"Name":"x","Meta":{"a b":"c"}}`, fault.Invalid, "Invalid Service Meta: Couldn't load metadata pair ('a b', 'c'): Key contains invalid characters"},
 	} {

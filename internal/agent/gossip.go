@@ -34,6 +34,7 @@ type gossip struct {
 	o      GossipOptions
 	serf   *serf.Serf
 	ring   *memberlist.Keyring // nil: in the clear
+	log    *serfLog
 	events chan serf.Event
 	moved  chan []string // names of members that changed, for reconcile
 
@@ -76,11 +77,12 @@ func newGossip(a *Agent, o GossipOptions) (*gossip, error) {
 	config.NodeName = a.o.Node.Name
 	config.Tags = o.Tags
 	config.EventCh = g.events
-	config.LogOutput = &serfLog{log: a.o.Log}
+	g.log = &serfLog{log: a.o.Log}
+	config.LogOutput = g.log
 	config.ReconnectTimeout = reconnectLimit
 	config.MinQueueDepth = 4096
 	config.QueueDepthWarning = 1_000_000
-	config.EnableNameConflictResolution = false // merge refuses a second node of the same name; the first one stays
+	config.EnableNameConflictResolution = false // of two with one name the first stays; nobody is voted out
 	config.DisableCoordinates = true
 	config.UserEventSizeLimit = maxEventSize
 	config.Merge = g
@@ -92,6 +94,7 @@ func newGossip(a *Agent, o GossipOptions) (*gossip, error) {
 		m.AdvertisePort = o.Port
 	}
 	m.TCPTimeout = 5 * time.Second
+	m.DeadNodeReclaimTime = 30 * time.Second // an agent that comes back at another address takes its name over
 	m.GossipVerifyIncoming, m.GossipVerifyOutgoing = true, true
 	if o.quick {
 		quicken(config)
@@ -114,6 +117,7 @@ func newGossip(a *Agent, o GossipOptions) (*gossip, error) {
 func quicken(c *serf.Config) {
 	m := c.MemberlistConfig
 	m.ProbeInterval, m.ProbeTimeout, m.SuspicionMult, m.SuspicionMaxTimeoutMult = 100*time.Millisecond, 50*time.Millisecond, 1, 1
+	m.DeadNodeReclaimTime = 100 * time.Millisecond
 	m.GossipInterval, m.PushPullInterval, m.TCPTimeout = 10*time.Millisecond, time.Second, time.Second
 	c.LeavePropagateDelay, c.ReapInterval, c.ReconnectInterval = 50*time.Millisecond, 100*time.Millisecond, 200*time.Millisecond
 	c.QueryTimeoutMult = 100
@@ -165,11 +169,8 @@ func (g *gossip) run(ctx context.Context) error {
 	go func() { defer close(reconciled); g.reconcile(ctx) }()
 	err := g.serve(ctx, done)
 	cancel()
-	if err != nil {
-		err = errors.Join(err, g.serf.Shutdown())
-	} else {
-		err = g.serf.Shutdown()
-	}
+	err = errors.Join(err, g.serf.Shutdown())
+	g.log.off.Store(true)
 	<-reconciled
 	return err
 }
@@ -233,10 +234,13 @@ func (g *gossip) join(ctx context.Context) error {
 			break
 		}
 	}
-	for len(g.o.RetryJoin) > 0 && ctx.Err() == nil {
+	for tried := 1; len(g.o.RetryJoin) > 0 && ctx.Err() == nil; tried++ {
 		n, err := g.serf.Join(g.o.RetryJoin, true)
 		if n > 0 {
 			return nil
+		}
+		if tried == g.o.RetryMax {
+			return fmt.Errorf("joining %v: given up after %d attempts: %w", g.o.RetryJoin, tried, err)
 		}
 		g.a.o.Log.Warn("no agent could be joined; trying again", "addresses", g.o.RetryJoin, "error", err)
 		t := time.NewTimer(g.o.RetryInterval)
@@ -298,9 +302,6 @@ func (g *gossip) NotifyMerge(members []*serf.Member) error {
 		id := own["id"]
 		if m.Name != g.a.o.Node.Name && id != "" && m.Tags["id"] == id {
 			return fmt.Errorf("Member '%s' has conflicting node ID '%s' with this agent's ID", m.Name, id)
-		}
-		if m.Name == g.a.o.Node.Name && id != "" && m.Tags["id"] != "" && m.Tags["id"] != id {
-			return fmt.Errorf("Member '%s' has the name of this agent and another ID", m.Name)
 		}
 	}
 	return nil

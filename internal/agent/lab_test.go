@@ -40,7 +40,7 @@ type directory struct {
 
 func openDirectory(t *testing.T) *directory {
 	t.Helper()
-	e, err := storage.Open(storage.Options{FS: vfs.NewMem(), Dir: "data", Split: mvcc.Split, MemTableBytes: 1 << 20, CacheBytes: 1 << 20,
+	e, err := storage.Open(storage.Options{FS: vfs.NewMem(), Dir: "data", Split: mvcc.Split, MemTableBytes: 64 << 20, CacheBytes: 1 << 20, // no table is made inside a bubble
 		OnFatal: func(err error) { t.Error(err) }})
 	if err != nil {
 		t.Fatal(err)
@@ -222,15 +222,34 @@ func (s *shelf) names() []string {
 func options(t *testing.T, d Directory, name string) Options {
 	return Options{
 		Node:      catalog.Node{ID: "00000000-0000-0000-0000-0000000000" + name[len(name)-2:], Name: name, Address: "127.0.0.1", Datacenter: "dc1"},
-		Directory: d, Store: newShelf(), Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(logTo{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Directory: d, Store: newShelf(), Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.NewTextHandler(logging(t), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
 
-// logTo writes records to the test's log.
-type logTo struct{ t *testing.T }
+// logTo writes records to the test's log, for as long as there is one.
+type logTo struct {
+	mu sync.Mutex
+	t  *testing.T
+}
 
-func (l logTo) Write(p []byte) (int, error) {
-	l.t.Logf("%s", bytes.TrimSpace(p))
+func logging(t *testing.T) *logTo {
+	l := &logTo{t: t}
+	if t != nil {
+		t.Cleanup(func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.t = nil
+		})
+	}
+	return l
+}
+
+func (l *logTo) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.t != nil {
+		l.t.Logf("%s", bytes.TrimSpace(p))
+	}
 	return len(p), nil
 }
 

@@ -33,8 +33,8 @@ func (a *Agent) addService(def ServiceDefinition, s *catalog.Service, checks []*
 	def.ID, def.Check, def.Checks = s.ID, nil, nil
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s.ID == ConsulService && a.o.Server {
-		return invalid("Invalid service: the ID %q is that of the servers themselves", s.ID)
+	if s.ID == ConsulService {
+		return invalid("Invalid service: the ID %q is that of the servers, which the leader registers", s.ID)
 	}
 	for _, c := range checks {
 		if there, ok := a.mu.checks[c.ID]; ok && there.c.ServiceID != s.ID {
