@@ -114,12 +114,12 @@ func newDebugRows() *cobra.Command {
 		Long: `Print rows of the state as storage keeps them: key and value in hexadecimal, those whose key begins with HEX-PREFIX (all
 without one). docs/formats says how to read them. What the log holds beyond the last flush is not in there.
 
-With --key KEY instead of --data-dir a running member is asked how it stores the newest version of that key of the store:
+With --stored KEY instead of --data-dir a running member is asked how it stores the newest version of that key of the store:
 what an encryption configuration encrypts is shown as ciphertext.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if name != "" {
 				if o.dataDir != "" || len(args) > 0 {
-					return usageError{errors.New("--key asks a running member: without --data-dir and HEX-PREFIX")}
+					return usageError{errors.New("--stored asks a running member: without --data-dir and HEX-PREFIX")}
 				}
 				return printStored(cmd, &t, name)
 			}
@@ -141,7 +141,7 @@ what an encryption configuration encrypts is shown as ciphertext.`,
 	}
 	o.flags(cmd, "the data directory")
 	t.flags(cmd)
-	cmd.Flags().StringVar(&name, "key", "", "ask a running member how it stores this key")
+	cmd.Flags().StringVar(&name, "stored", "", "ask a running member how it stores this key")
 	cmd.Flags().IntVar(&limit, "limit", 1000, "at most so many rows")
 	return cmd
 }
