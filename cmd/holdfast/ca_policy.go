@@ -124,7 +124,7 @@ func readPolicy(data []byte) (ca.Policy, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(&policy); err != nil && !errors.Is(err, io.EOF) {
-		return policy, err
+		return policy, errors.New(strings.ReplaceAll(err.Error(), "not found in type ca.Policy", "is not known"))
 	}
 	if policy.Subject == nil {
 		policy.Subject = map[string]ca.Rule{}
