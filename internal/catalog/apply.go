@@ -73,6 +73,7 @@ type application struct {
 type liveness struct {
 	table byte
 	name  string // folded
+	quiet bool   // nothing changed that the topic is about, but it may not live any more
 }
 
 // do decides one operation. It stages nothing if it fails.
@@ -106,6 +107,14 @@ func mismatch(format string, args ...any) *Failure { return failure(Mismatch, fo
 func (a *application) topic(topic byte, name string, by byte) {
 	name = fold(name)
 	a.topics[string(topicKey(topic, name))] = liveness{table: by, name: name}
+}
+
+// fade notes that a topic may have lost what it lives by, with nothing left of what it is about.
+func (a *application) fade(topic byte, name string, by byte) {
+	key := string(topicKey(topic, fold(name)))
+	if _, ok := a.topics[key]; !ok {
+		a.topics[key] = liveness{table: by, name: fold(name), quiet: true}
+	}
 }
 
 func (a *application) topicAll(topic byte) { a.topics[string(topicKey(topic, ""))] = liveness{} }
@@ -161,10 +170,11 @@ func (a *application) stageTopics() error {
 		if err != nil {
 			return err
 		}
-		if live {
-			err = a.cat.touch([]byte(key))
-		} else {
+		switch {
+		case !live:
 			_, err = a.drop([]byte(key))
+		case !a.topics[key].quiet:
+			err = a.cat.touch([]byte(key))
 		}
 		if err != nil {
 			return err

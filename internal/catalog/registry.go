@@ -171,6 +171,8 @@ func (a *application) deleteNode(n *Node) error {
 	}
 	a.cat.remove(rowKey(tableNode, fold(n.Name)))
 	a.nodeChanged(n.Name)
+	a.fade(topicNodeChecks, n.Name, tableNode)
+	a.fade(topicNodeSessions, n.Name, tableNode)
 	return nil
 }
 
@@ -237,7 +239,7 @@ func (a *application) setService(s, cur *Service, ok bool, r *Result) (*Failure,
 	a.serviceChanged(s)
 	if ok && fold(cur.Name) != fold(s.Name) {
 		a.serviceChanged(cur)
-		a.topic(topicServiceChecks, cur.Name, tableInstance)
+		a.fade(topicServiceChecks, cur.Name, tableInstance)
 		if _, err := a.drop(instanceKey(cur)); err != nil {
 			return nil, err
 		}
@@ -266,6 +268,7 @@ func (a *application) relabelChecks(s *Service) error {
 		if c.ServiceID == "" || fold(c.ServiceID) != fold(s.ID) {
 			continue
 		}
+		a.checkChanged(c) // where it is listed now
 		c.ServiceName, c.ServiceTags = s.Name, s.Tags
 		if _, changed, err := a.cat.put(checkKey(c), checkRow(*c)); err != nil {
 			return err
@@ -295,7 +298,7 @@ func (a *application) deleteService(s *Service) error {
 		return err
 	}
 	a.serviceChanged(s)
-	a.topic(topicServiceChecks, s.Name, tableInstance)
+	a.fade(topicServiceChecks, s.Name, tableInstance)
 	return nil
 }
 
