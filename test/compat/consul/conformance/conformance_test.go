@@ -62,9 +62,9 @@ not json
 {"Action":"output","Test":"TestC","Output":"panic\n"}
 `
 	results := map[string]string{}
-	loose := collect(strings.NewReader(in), "p/", results)
-	if results["p/TestA"] != "fail" || results["p/TestB"] != "pass" || results["p/TestC"] != "fail" || len(results) != 3 || loose != "not json\n" {
-		t.Fatalf("collect = %v, %q", results, loose)
+	unended, loose := collect(strings.NewReader(in), "p/", results)
+	if results["p/TestA"] != "fail" || results["p/TestB"] != "pass" || len(results) != 2 || len(unended) != 1 || unended[0] != "TestC" || loose != "not json\n" {
+		t.Fatalf("collect = %v, %q, %q", results, unended, loose)
 	}
 }
 

@@ -18,23 +18,24 @@ type testEvent struct {
 }
 
 // collect reads events, adds the outcome ("pass", "fail", "skip") of each top-level test to results under its name with
-// the prefix, prints a line for it, and the output of those that failed. It returns what was no event.
-func collect(r io.Reader, prefix string, results map[string]string) string {
+// the prefix, prints a line for it, and the output of those that failed. It returns the tests that were begun and not ended,
+// as it is when another one has panicked, and what was no event.
+func collect(r io.Reader, prefix string, results map[string]string) (unended []string, loose string) {
 	outputs := map[string]*strings.Builder{}
-	var loose strings.Builder
+	var rest strings.Builder
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
 		var e testEvent
 		if json.Unmarshal(lines.Bytes(), &e) != nil {
-			loose.Write(append(lines.Bytes(), '\n'))
+			rest.Write(append(lines.Bytes(), '\n'))
 			continue
 		}
 		top, _, sub := strings.Cut(e.Test, "/")
 		switch e.Action {
 		case "output":
 			if e.Test == "" {
-				loose.WriteString(e.Output)
+				rest.WriteString(e.Output)
 				continue
 			}
 			b := outputs[top]
@@ -55,11 +56,11 @@ func collect(r io.Reader, prefix string, results map[string]string) string {
 			delete(outputs, top)
 		}
 	}
-	for top, b := range outputs { // begun and never ended: a panic
-		results[prefix+top] = "fail"
-		fmt.Printf("%-4s    ended  %s\n%s\n", "fail", prefix+top, said(b.String()))
+	for top := range outputs {
+		unended = append(unended, top)
 	}
-	return tail(loose.String(), 6_000)
+	sort.Strings(unended)
+	return unended, tail(rest.String(), 6_000)
 }
 
 // said is what a test itself said: its lines are indented, those of the agents that it started are not.

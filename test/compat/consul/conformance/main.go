@@ -138,9 +138,31 @@ func runSuite(ctx context.Context, dir string, s suite, o options, results map[s
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building %s: %w\n%s", s.pkg, err, out)
 	}
+	pattern := s.pattern
+	for {
+		unended, err := runOnce(ctx, dir, program, pattern, s, o, results)
+		switch {
+		case len(unended) == 0 || ctx.Err() != nil:
+			return err
+		case len(unended) == 1: // it is the one that ended the program
+			results[s.name+unended[0]] = "fail"
+			return nil
+		}
+		// A panic of one test ends the others with it: they have another try.
+		fmt.Printf("again, after a panic: %d tests\n", len(unended))
+		again := "^(" + strings.Join(unended, "|") + ")$"
+		if again == pattern {
+			return fmt.Errorf("%s does not get on: %w", s.pkg, err)
+		}
+		pattern = again
+	}
+}
+
+// runOnce runs a suite's program once, and returns the tests that it began and did not end.
+func runOnce(ctx context.Context, dir, program, pattern string, s suite, o options, results map[string]string) ([]string, error) {
 	args := []string{"tool", "test2json", "-t", program, "-test.v=test2json", "-test.timeout=" + o.timeout.String(), "-test.parallel=" + strconv.Itoa(o.parallel)}
-	if s.pattern != "" {
-		args = append(args, "-test.run="+s.pattern)
+	if pattern != "" {
+		args = append(args, "-test.run="+pattern)
 	}
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = filepath.Join(dir, "work")
@@ -151,15 +173,16 @@ func runSuite(ctx context.Context, dir string, s suite, o options, results map[s
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return err
+		return nil, err
 	}
 	before := len(results)
-	loose := collect(stdout, s.name, results)
-	if err := cmd.Wait(); err != nil && (len(results) == before || failures(results) == 0) {
-		return fmt.Errorf("%s ended early: %w\n%s", s.pkg, err, loose)
+	unended, loose := collect(stdout, s.name, results)
+	err = cmd.Wait()
+	if err != nil && (len(results) == before || failures(results) == 0) {
+		return unended, fmt.Errorf("%s ended early: %w\n%s", s.pkg, err, loose)
 	}
-	return nil
+	return unended, nil
 }
