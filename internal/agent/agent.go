@@ -50,7 +50,8 @@ type service struct {
 	synced bool
 }
 
-// New makes an agent and loads what its Store kept and what the configuration defines.
+// New makes an agent, loads what its Store kept and what the configuration defines, and opens the sockets of gossip. Its
+// caller calls Run, or Close.
 func New(o Options) (*Agent, error) {
 	switch {
 	case o.Node.Name == "":
@@ -129,6 +130,15 @@ func (a *Agent) Run(parent context.Context) error {
 		return nil
 	}
 	return context.Cause(ctx)
+}
+
+// Close gives back what New opened. It is needed only for an agent that never ran; after Run it does nothing.
+func (a *Agent) Close() error {
+	if a.gossip == nil {
+		return nil
+	}
+	a.gossip.log.off.Store(true)
+	return a.gossip.serf.Shutdown()
 }
 
 // Node returns this agent's node as it registers itself.

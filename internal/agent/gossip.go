@@ -234,13 +234,10 @@ func (g *gossip) join(ctx context.Context) error {
 			break
 		}
 	}
-	for tried := 1; len(g.o.RetryJoin) > 0 && ctx.Err() == nil; tried++ {
+	for len(g.o.RetryJoin) > 0 && ctx.Err() == nil {
 		n, err := g.serf.Join(g.o.RetryJoin, true)
 		if n > 0 {
 			return nil
-		}
-		if tried == g.o.RetryMax {
-			return fmt.Errorf("joining %v: given up after %d attempts: %w", g.o.RetryJoin, tried, err)
 		}
 		g.a.o.Log.Warn("no agent could be joined; trying again", "addresses", g.o.RetryJoin, "error", err)
 		t := time.NewTimer(g.o.RetryInterval)

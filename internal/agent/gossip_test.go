@@ -353,11 +353,6 @@ func TestStartJoin(t *testing.T) {
 	if err := a.Run(ctx); err == nil || !strings.Contains(err.Error(), "joining [127.0.0.1:1]") {
 		t.Errorf("Run: %v", err)
 	}
-	o.Gossip.StartJoin, o.Gossip.RetryJoin, o.Gossip.RetryInterval, o.Gossip.RetryMax = nil, o.Gossip.StartJoin, time.Millisecond, 3
-	a = build(t, o)
-	if err := a.Run(ctx); err == nil || !strings.Contains(err.Error(), "given up after 3 attempts") {
-		t.Errorf("Run: %v", err)
-	}
 }
 
 // TestRetryJoin starts before the agent that it looks for.
@@ -424,3 +419,18 @@ func TestGossipLog(t *testing.T) {
 type writer func([]byte) (int, error)
 
 func (w writer) Write(p []byte) (int, error) { return w(p) }
+
+// TestCloseGivesThePortBack without a Run.
+func TestCloseGivesThePortBack(t *testing.T) {
+	t.Parallel()
+	o := gossiping(t, openDirectory(t), "node-01", nil)
+	a := build(t, o)
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.Gossip.Port = int(a.Self().Port)
+	a = build(t, o)
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -85,7 +85,6 @@ type GossipOptions struct {
 	StartJoin     []string          // addresses that must be reached once at start, else Run ends
 	RetryJoin     []string          // addresses that are tried until one is reached
 	RetryInterval time.Duration     // 0: 30 seconds
-	RetryMax      int               // attempts at RetryJoin before Run ends; 0: no end
 	quick         bool              // tests: probe, suspect and reap in fractions of a second
 }
 
