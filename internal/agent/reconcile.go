@@ -29,6 +29,7 @@ const (
 type reconciler struct {
 	g      *gossip
 	strays map[string]time.Time // nodes with serfHealth that gossip does not know -> since when
+	soon   bool                 // a server's vote is about to follow its gossip, or the other way round: look again soon
 }
 
 // reconcile runs until ctx ends: the members that moved at once, everything when leadership begins and every minute.
@@ -59,10 +60,14 @@ func (g *gossip) reconcile(ctx context.Context) {
 		switch {
 		case due.IsZero() || !now.Before(due):
 			r.begin()
+			r.soon = false
 			err = r.all(ctx)
 			due = now.Add(reconcileEvery)
 		case moved != nil:
 			err = r.some(ctx, moved)
+		}
+		if r.soon && due.Sub(now) > reconcileRetry {
+			due = now.Add(reconcileRetry)
 		}
 		if err != nil && ctx.Err() == nil {
 			g.a.o.Log.Warn("what gossip knows is not in the catalog yet; trying again", "error", err)
@@ -151,6 +156,9 @@ func (r *reconciler) members(ctx context.Context, members []serf.Member, servers
 		var changes []change
 		var all []catalog.Op
 		for _, m := range batch {
+			if m.Tags["role"] == "consul" && (m.Status == serf.StatusAlive && !servers[m.Name] || m.Status == serf.StatusLeft && servers[m.Name]) {
+				r.soon = true
+			}
 			ops, err := r.ops(ctx, m, servers[m.Name])
 			if err != nil {
 				return err

@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -254,11 +255,23 @@ func (a *Consul) openFace(ctx context.Context) error {
 	return err
 }
 
+// others leaves out this agent itself: whoever has joined only himself has joined nobody.
+func (a *Consul) others(addresses []string) []string {
+	c := a.config.Consul
+	self := []string{net.JoinHostPort(c.Host, strconv.Itoa(c.GossipPort)), c.Gossip}
+	return slices.DeleteFunc(slices.Clone(addresses), func(at string) bool {
+		if _, _, err := net.SplitHostPort(at); err != nil {
+			at = net.JoinHostPort(strings.Trim(at, "[]"), strconv.Itoa(c.GossipPort))
+		}
+		return slices.Contains(self, at)
+	})
+}
+
 // gossip are this agent's part in the gossip.
 func (a *Consul) gossip() (*agent.GossipOptions, error) {
 	c := a.config.Consul
 	g := &agent.GossipOptions{
-		Bind: c.Bind, Port: c.GossipPort, Advertise: c.Host, StartJoin: c.Join, RetryJoin: c.Retry, RetryInterval: c.RetryInterval,
+		Bind: c.Bind, Port: c.GossipPort, Advertise: c.Host, StartJoin: c.Join, RetryJoin: a.others(c.Retry), RetryInterval: c.RetryInterval,
 		Plaintext: c.GossipKey == "",
 		Tags:      map[string]string{"role": "node", "dc": c.Datacenter, "id": c.NodeID, "vsn": "2", "vsn_min": "2", "vsn_max": "3", "build": ConsulVersion + ":holdfast", "segment": ""},
 	}

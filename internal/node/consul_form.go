@@ -52,8 +52,9 @@ func (s seat) Servers(ctx context.Context, who policy.Principal) ([]core.Server,
 // own is what a server answers other agents from: its own member and nothing else, so that no question goes round.
 type own struct{ a *Consul }
 
+// core is this server's member once it may answer others: a learner may not.
 func (o own) core() (*core.Core, error) {
-	if n := o.a.member.Load(); n != nil {
+	if n := o.a.member.Load(); n != nil && o.a.local.Load() {
 		return n.core, nil
 	}
 	return nil, agentapi.ErrNotMember
@@ -86,13 +87,13 @@ func (o own) RenewSession(ctx context.Context, who policy.Principal, id string) 
 	return c.RenewSession(ctx, who, id)
 }
 
-// Servers implements agentapi.Directory.
+// Servers implements agentapi.Directory: it says whether this server belongs to a cluster, if only as a learner.
 func (o own) Servers(ctx context.Context, who policy.Principal) ([]core.Server, error) {
-	c, err := o.core()
-	if err != nil {
-		return nil, err
+	n := o.a.member.Load()
+	if n == nil {
+		return nil, agentapi.ErrNotMember
 	}
-	return c.Servers(ctx, who)
+	return n.core.Servers(ctx, who)
 }
 
 func isLeader(s core.Server) bool { return s.Leader }
@@ -162,9 +163,11 @@ func (a *Consul) belong() {
 		if a.ctx.Err() != nil {
 			return
 		}
-		if err != nil && err.Error() != said {
-			said = err.Error()
-			a.log.Warn("not done yet; trying again", "error", err)
+		if err == nil {
+			said = ""
+		} else if text := err.Error() + hintOf(err); text != said {
+			said = text
+			a.log.Warn("not done yet; trying again", "error", err, "hint", hintOf(err))
 		}
 		select {
 		case <-a.ctx.Done():
@@ -172,6 +175,14 @@ func (a *Consul) belong() {
 		case <-look.C:
 		}
 	}
+}
+
+func hintOf(err error) string {
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return f.Hint
+	}
+	return ""
 }
 
 // ErrNoCluster is what a server says that waits for one.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -212,6 +211,9 @@ func (f *face) close() error {
 		errs = append(errs, ignoreClosed(p.udp.Close()), ignoreClosed(p.tcp.Close()))
 	}
 	f.work.Wait()
+	if f.agent != nil {
+		errs = append(errs, f.agent.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -328,11 +330,4 @@ func (f *face) reload(ctx context.Context, services, checks []json.RawMessage) e
 		return err
 	}
 	return f.agent.Reload(ctx, s, c)
-}
-
-// quietly logs what nobody waits for.
-func quietly(log *slog.Logger, what string, err error) {
-	if err != nil {
-		log.Debug(what, "error", err)
-	}
 }
