@@ -111,7 +111,8 @@ func NewRequest(src Source, key crypto.Signer, subject DN) ([]byte, error) {
 	return x509.CreateCertificateRequest(src.Rand, &x509.CertificateRequest{RawSubject: raw, ExtraExtensions: extensions}, key)
 }
 
-// NewLeafRequest makes the request of somebody who wants a certificate for key. DER.
+// NewLeafRequest makes the request of somebody who wants a certificate for key. DER. It is signed over SHA-512, which is above
+// the floor of every policy.
 func NewLeafRequest(src Source, key crypto.Signer, subject DN, hosts []string) ([]byte, error) {
 	if err := subject.check(); err != nil {
 		return nil, err
@@ -124,7 +125,11 @@ func NewLeafRequest(src Source, key crypto.Signer, subject DN, hosts []string) (
 	if err != nil {
 		return nil, err
 	}
-	return x509.CreateCertificateRequest(src.Rand, &x509.CertificateRequest{RawSubject: raw, DNSNames: names.dns, IPAddresses: names.ips}, key)
+	alg, err := algorithm(key.Public(), crypto.SHA512)
+	if err != nil {
+		return nil, err
+	}
+	return x509.CreateCertificateRequest(src.Rand, &x509.CertificateRequest{SignatureAlgorithm: alg, RawSubject: raw, DNSNames: names.dns, IPAddresses: names.ips}, key)
 }
 
 // CheckChain judges what the CA above an external authority made of its request: chain is the authority's certificate
