@@ -91,27 +91,25 @@ func strictly(data []byte, into any) error {
 
 func bare(key string) string { return strings.ToLower(strings.ReplaceAll(key, "_", "")) }
 
-// hollow reports whether a JSON value says nothing: null, false, 0, "", or only such values.
-func hollow(data json.RawMessage) bool {
+// hollow reports whether a JSON value says nothing: null, false, 0, "", an empty list, or an object of nothing else. An
+// object in an object says nothing only if it may be nested: {"SidecarService":{}} asks for a sidecar.
+func hollow(data json.RawMessage, nested bool) bool {
 	if len(data) == 0 {
 		return true
 	}
 	var v any
-	if json.Unmarshal(data, &v) != nil {
-		return false
-	}
-	return hollowValue(v)
+	return json.Unmarshal(data, &v) == nil && hollowValue(v, true, nested)
 }
 
-func hollowValue(v any) bool {
+func hollowValue(v any, top, nested bool) bool {
 	switch v := v.(type) {
 	case map[string]any:
 		for _, e := range v {
-			if !hollowValue(e) {
+			if !hollowValue(e, false, nested) {
 				return false
 			}
 		}
-		return true
+		return top || nested
 	case []any:
 		return len(v) == 0
 	case nil:

@@ -103,7 +103,8 @@ func TestRefusedDefinitions(t *testing.T) {
 		{`{"Name":"x","Check":{"ScriptArgs":["true"],"Interval":"10s"}}`, fault.Denied, "Scripts are disabled on this agent from remote calls; to enable, configure 'enable_script_checks' to true"},
 		{`{"Name":"x","Checks":[{"TTL":"1s","CheckID":"c"},{"TTL":"1s","CheckID":"c"}]}`, fault.Invalid, `Invalid check: two checks of one service have the ID "c"`},
 		{`{"Name":"x","Kind":"connect-proxy"}`, fault.Unsupported, `Service kind "connect-proxy" belongs to the service mesh, which Holdfast does not have`},
-		{`{"Name":"x","Connect":{"SidecarService":{}, "Native":true}}`, fault.Unsupported, "Connect belongs to the service mesh, which Holdfast does not have"},
+		{`{"Name":"x","Connect":{"SidecarService":{}}}`, fault.Unsupported, "Connect belongs to the service mesh, which Holdfast does not have"},
+		{`{"Name":"x","Connect":{"Native":true}}`, fault.Unsupported, "Connect belongs to the service mesh, which Holdfast does not have"},
 		{`{"Name":"x","Proxy":{"DestinationServiceName":"y"}}`, fault.Unsupported, "Proxy belongs to the service mesh, which Holdfast does not have"},
 		{`{"Name":"x","Ports":[{"Name":"a","Port":1}]}`, fault.Unsupported, "Ports (several named ports of one service) is not supported: register one service for each port"},
 		{`{"Name":"x","Namespace":"team"}`, fault.Invalid, `Invalid service: namespaces are a feature of Consul Enterprise: there is only "default"`},
@@ -125,7 +126,7 @@ func TestRefusedDefinitions(t *testing.T) {
 		t.Errorf("%d of what was refused is there", n)
 	}
 	// What clients send although it says nothing is taken.
-	registered(t, a, `{"Name":"x","Kind":"","Connect":{"Native":false},"Proxy":null,"Check":{},"Namespace":"default","Ports":[]}`)
+	registered(t, a, `{"Name":"x","Kind":"","Connect":{"Native":false},"Proxy":{"Mode":"","Expose":{}},"Check":{},"Namespace":"default","Ports":[]}`)
 }
 
 func TestRefusedChecks(t *testing.T) {

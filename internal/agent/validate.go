@@ -132,11 +132,11 @@ func refuseService(def ServiceDefinition) error {
 		return invalid("Missing service name")
 	case def.Kind != "":
 		return unsupported("Service kind %q belongs to the service mesh, which Holdfast does not have", def.Kind)
-	case !hollow(def.Connect):
+	case !hollow(def.Connect, false):
 		return unsupported("Connect belongs to the service mesh, which Holdfast does not have")
-	case !hollow(def.Proxy):
+	case !hollow(def.Proxy, true):
 		return unsupported("Proxy belongs to the service mesh, which Holdfast does not have")
-	case !hollow(def.Ports):
+	case !hollow(def.Ports, false):
 		return unsupported("Ports (several named ports of one service) is not supported: register one service for each port")
 	case strings.ContainsFunc(def.Name+def.ID, unicode.IsControl):
 		return invalid("Invalid service: its name and ID must not hold control characters")
