@@ -163,6 +163,9 @@ func (c *Core) await(ctx context.Context, who policy.Principal, r *LookupRequest
 	shared := (*flights)(nil)
 	for {
 		moved, installs := c.lookups.moved(), c.installs.Load()
+		if err := c.checkRunning(ctx); err != nil { // whoever took the channel after Close has closed it sees that here
+			return Found{}, err
+		}
 		s, err := c.look(who, r.Query, shared)
 		if err != nil {
 			return Found{}, err

@@ -175,6 +175,51 @@ func TestBells(t *testing.T) {
 	}
 }
 
+// TestBellsOfTheFuture: what cannot bring the index above that of the question does not ring.
+func TestBellsOfTheFuture(t *testing.T) {
+	t.Parallel()
+	m := start(t, nil)
+	index := m.discover(kvSet("a", "1"))
+	for _, q := range []catalog.Query{pair1("a"), {Kind: catalog.QueryPairs, Name: "a"}} {
+		w, err := m.lookups.enter(m.Core, &LookupRequest{Query: q, MinIndex: index + 1, Wait: time.Hour})
+		must(t, err)
+		index = m.discover(kvSet("a", fmt.Sprint(index)))
+		if len(w.ring) != 0 {
+			t.Fatal("too early")
+		}
+		index = m.discover(kvSet("a", fmt.Sprint(index)))
+		if len(w.ring) != 1 {
+			t.Fatal("not rung")
+		}
+		m.lookups.leave(w)
+	}
+}
+
+// TestOldReadsAreNotShared: a read that began before a change says nothing to who was woken by it.
+func TestOldReadsAreNotShared(t *testing.T) {
+	t.Parallel()
+	m := start(t, nil)
+	m.discover(kvSet("a", "1"))
+	g := m.acquire()
+	defer g.release()
+	begun := g.machine.Space(mvcc.SpaceConsulKV).Revision()
+	old := &flight{revision: begun, done: make(chan struct{}), sight: sight{Answer: catalog.Answer{Index: 99}}}
+	f := &m.lookups.flights
+	f.under[pair1("a")] = old
+	close(old.done)
+	if s, err := f.look(g.machine, pair1("a")); err != nil || s.Index != 99 {
+		t.Fatalf("one that began at the present revision is shared: %+v %v", s, err)
+	}
+	index := m.discover(kvSet("a", "2"))
+	s, err := f.look(g.machine, pair1("a"))
+	if err != nil || s.Index != index || string(s.Pairs[0].Value) != "2" {
+		t.Fatalf("%+v %v", s, err)
+	}
+	if len(f.under) != 0 {
+		t.Fatal("it is over")
+	}
+}
+
 func TestBlockingLookup(t *testing.T) {
 	t.Parallel()
 	t.Run("creation", func(t *testing.T) {

@@ -284,6 +284,9 @@ func (c *Core) renewSessionHere(ctx context.Context, who policy.Principal, id st
 		if err := c.linearize(ctx); err != nil {
 			return nil, err
 		}
+		if err := c.mayRenew(who, id); err != nil { // what is unknown is everybody's
+			return nil, err
+		}
 	}
 }
 

@@ -296,6 +296,17 @@ func TestSessionRenewalsAreForwarded(t *testing.T) {
 		t.Fatalf("%+v %v", s, err)
 	}
 
+	// Then it is no longer everybody's.
+	leader.loop.set(func() {
+		leader.loop.onRead = func() {
+			leader.loop.set(func() { leader.loop.onRead = nil })
+			leader.session(sid(3), "10s")
+		}
+	})
+	stranger := policy.NewHolder("n2", policy.Certificate{Issuer: "aa", Serial: "2"}, policy.RoleAgent, false)
+	_, err = follower.RenewSession(follower.ctx, stranger, sid(3))
+	denied(t, err)
+
 	from := policy.NewMember("b", policy.Certificate{})
 	_, err = leader.serveSession(t.Context(), from, encodeRenewal(sid(1), policy.Principal{}))
 	denied(t, err)
