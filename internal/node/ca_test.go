@@ -542,3 +542,46 @@ func TestMemberRevocation(t *testing.T) {
 	})
 	put(t, two.client(), "k2", "v2")
 }
+
+// TestManyCertificates: more than one page of an index, more than one transaction of revocations, more than one page of a list.
+func TestManyCertificates(t *testing.T) {
+	t.Parallel()
+	m := server(t, "one")
+	m.start()
+	c := m.authorities()
+	c.must(http.MethodPost, "", caapi.FoundBody{Name: "web", Mode: caapi.ModeSelfSigned}, nil)
+	const many = 620
+	for i := range many {
+		csr, _ := signingRequest(t, "many")
+		who := policy.Certificate{Issuer: "ab", Serial: fmt.Sprintf("%x", i+1)}
+		_, err := m.node.EnrolForTest(timeout(t), who, caapi.SignRequest{Authority: "web", Profile: "client", CSR: []byte(csr)})
+		check(t, err)
+	}
+	_, spared := c.certified("web", "client", "spared")
+	var out caapi.RevokeAnswer
+	c.must(http.MethodPost, "/web/revoke", caapi.RevokeBody{CommonName: "many"}, &out)
+	if len(out.Revoked) != many {
+		t.Errorf("revoked %d", len(out.Revoked))
+	}
+	list, _ := m.list("web")
+	if len(list.RevokedCertificateEntries) != many || list.Number.Cmp(big.NewInt(2)) != 0 {
+		t.Errorf("number %v, %d lines", list.Number, len(list.RevokedCertificateEntries))
+	}
+	seen, revoked, pages := map[string]bool{}, 0, 0
+	for from := "?"; from != ""; pages++ {
+		var page caapi.IssuedPage
+		c.must(http.MethodGet, "/web/certs"+from, nil, &page)
+		for _, i := range page.Certificates {
+			seen[i.Serial] = true
+			if i.Status == "revoked" {
+				revoked++
+			}
+		}
+		if from = page.Next; from != "" {
+			from = "?from=" + from
+		}
+	}
+	if len(seen) != many+1 || revoked != many || pages != 2 || !seen[spared.SerialNumber.Text(16)] {
+		t.Errorf("%d certificates, %d revoked, %d pages", len(seen), revoked, pages)
+	}
+}
