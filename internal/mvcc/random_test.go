@@ -477,6 +477,7 @@ func (c *trial) compareState() {
 	})
 	c.compareLeases()
 	c.compareHash()
+	c.compareModified()
 	for _, x := range c.x {
 		if c.r.IntN(10) == 0 {
 			checkIndex(c.t, x)
@@ -567,4 +568,21 @@ func (c *trial) compareHash() {
 	}
 	want := show(c.x[0])
 	c.both("hash", want, show)
+}
+
+func (c *trial) compareModified() {
+	span, want := c.span(), int64(0)
+	for key, versions := range c.m.versions {
+		last := versions[len(versions)-1]
+		if span.Contains([]byte(key)) && (!last.deleted || last.ModRevision > c.m.compacted) {
+			want = max(want, last.ModRevision)
+		}
+	}
+	c.both(fmt.Sprintf("last modified %q", span), fmt.Sprint(want), func(x *instance) string {
+		rev, err := x.s.LastModified(x.e, span)
+		if err != nil {
+			return err.Error()
+		}
+		return fmt.Sprint(rev)
+	})
 }
