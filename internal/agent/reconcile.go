@@ -135,7 +135,7 @@ func (r *reconciler) all(ctx context.Context) error {
 
 // servers returns the names of the nodes with a vote or about to get one.
 func (r *reconciler) servers(ctx context.Context) (map[string]bool, error) {
-	servers := map[string]bool{}
+	servers := map[string]bool{r.g.a.o.Node.Name: true} // it leads, whether its name is published already or not
 	if r.g.a.o.RaftMembers == nil {
 		return servers, nil
 	}
