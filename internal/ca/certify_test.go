@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"io"
 	"math/big"
 	"net"
 	"net/url"
@@ -472,5 +473,38 @@ func TestListStreams(t *testing.T) {
 	l := List{Issuer: c, Number: big.NewInt(1), This: now(), Next: now().Add(day)}
 	if _, err := l.Sign(rand.Reader, ed, func(func(Revocation) error) error { return nil }); !errors.Is(err, ErrAuthority) {
 		t.Errorf("a list by Ed25519: %v", err)
+	}
+}
+
+// BenchmarkList signs and writes a list of 100,000 lines; what is held at once is a line.
+func BenchmarkList(b *testing.B) {
+	key, err := GenerateKey(rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, err := NewSelfSigned(source(), key, DN{{"commonName", "x"}}, day)
+	if err != nil {
+		b.Fatal(err)
+	}
+	serial := new(big.Int).Lsh(big.NewInt(1), 128)
+	lines := func(each func(Revocation) error) error {
+		for range 100_000 {
+			if err := each(Revocation{Serial: serial, At: now(), Reason: 1}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	l := List{Issuer: c, Number: big.NewInt(1), This: now(), Next: now().Add(day)}
+	b.ReportAllocs()
+	for b.Loop() {
+		s, err := l.Sign(rand.Reader, key, lines)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := l.Write(io.Discard, s, lines); err != nil {
+			b.Fatal(err)
+		}
+		b.SetBytes(s.Bytes)
 	}
 }

@@ -55,7 +55,7 @@ func parsePattern(s string) (pattern, error) {
 		}
 	case "email":
 		if local, domain, ok := strings.Cut(text, "@"); !ok || local == "" || !ValidHost(domain) || strings.HasPrefix(domain, "*") {
-			return p, fmt.Errorf("%q is not email:NAME@DOMAIN or email:*@DOMAIN", s)
+			return p, fmt.Errorf("%q is neither email:NAME@DOMAIN nor email:*@DOMAIN of a host name", s)
 		}
 	case "uri":
 		p.text = text // paths have case

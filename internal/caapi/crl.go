@@ -89,8 +89,17 @@ func (a *Authority) renewCRL(ctx context.Context, n *Named) error {
 	return ErrMoved
 }
 
+// promptLines is how long a list may be to be made anew by the call that made it stale; a longer one waits for Maintain, which
+// makes one list of everything that was revoked within a second.
+const promptLines = 10_000
+
 // tryRenewCRL is renewCRL after something that has happened already: what fails is done by Maintain.
 func (a *Authority) tryRenewCRL(ctx context.Context, n *Named) {
+	if cert := n.Certificate(); cert != nil {
+		if r, _, err := a.list(ctx, ca.KeyDigest(cert), true); err == nil && r != nil && r.Count > promptLines {
+			return
+		}
+	}
 	if err := a.renewCRL(ctx, n); err != nil {
 		a.o.Log.Warn("the revocation list was not renewed; it is tried again in a second", "authority", n.Name, "error", err)
 	}
