@@ -498,40 +498,41 @@ func TestWaitersAreBounded(t *testing.T) {
 	m.blocked(m.ctx, m.anon, r)
 }
 
-// TestNoLostWakeUp: readers that always ask for what is newer than what they have see the last write, whatever the moment.
+// TestNoLostWakeUp: readers that always ask for what is newer than what they have see every write. Each write waits for all
+// of them to have seen the one before, so that it falls into the moment in which they begin to wait again.
 func TestNoLostWakeUp(t *testing.T) {
 	t.Parallel()
-	const writes, readers = 300, 6
+	const writes, readers = 2000, 6
 	m := start(t, nil)
-	var waits []func() error
+	seen := make(chan error, readers)
 	for i := range readers {
 		q := pair1("a")
 		if i%2 == 1 {
 			q = catalog.Query{Kind: catalog.QueryPairs, Name: "a"}
 		}
-		waits = append(waits, later(t, func() error {
+		go func() {
 			index := uint64(1)
-			for {
+			for range writes {
 				f, err := m.Lookup(m.ctx, m.anon, LookupRequest{Query: q, MinIndex: index, Wait: time.Hour, Serializable: i > 2})
-				if err != nil {
-					return err
-				}
-				if f.Index <= index {
-					return fmt.Errorf("index %d after %d, and no time has passed", f.Index, index)
+				if err == nil && f.Index <= index {
+					err = fmt.Errorf("index %d after %d, and no time has passed", f.Index, index)
 				}
 				index = f.Index
-				if string(f.Pairs[0].Value) == "last" {
-					return nil
-				}
+				seen <- err
 			}
-		}))
+		}()
 	}
+	stuck := time.After(30 * time.Second)
 	for i := range writes {
 		m.discover(kvSet("a", fmt.Sprint(i)))
-	}
-	m.discover(kvSet("a", "last"))
-	for _, wait := range waits {
-		must(t, wait())
+		for range readers {
+			select {
+			case err := <-seen:
+				must(t, err)
+			case <-stuck:
+				t.Fatalf("write %d was not seen by all", i)
+			}
+		}
 	}
 }
 
