@@ -42,6 +42,7 @@ type raftLog struct {
 	start    position // the entry before the first one that is held
 	last     uint64
 	hard     hardState
+	written  hardState  // what the newest frame with a hard state says
 	terms    []position // where each term begins
 	segments []*segment // the last one is written to
 	cache    []*pb.Entry
@@ -168,14 +169,17 @@ func (l *raftLog) roll(need int64) error {
 }
 
 // append writes the hard state, if it is not nil, and entries as one frame. What it holds is durable after sync. A hard
-// state that differs in the commit index alone is only remembered: the next frame carries it.
+// state that differs in the commit index alone is only remembered: the next frame carries it, whether it comes with a hard
+// state or not. Raft counts on that: an entry that changes the configuration must not be in the log without the knowledge
+// that the change before it is committed, or a member that starts again could elect itself by a configuration two changes old.
 func (l *raftLog) append(hard *hardState, entries []*pb.Entry) error {
 	l.mu.Lock()
 	c := record{kind: recordAppend, hard: l.hard, entries: entries}
 	if hard != nil {
-		c.hasHard = len(entries) > 0 || hard.term != l.hard.term || hard.vote != l.hard.vote
+		c.hasHard = hard.term != l.hard.term || hard.vote != l.hard.vote
 		l.hard, c.hard = *hard, *hard
 	}
+	c.hasHard = c.hasHard || len(entries) > 0 && l.hard != l.written
 	if len(entries) > 0 {
 		first := entries[0].GetIndex()
 		if first <= l.start.index || first > l.last+1 {
@@ -273,7 +277,7 @@ func (l *raftLog) reset(p position, hard *hardState) error {
 // takeLocked brings the structures in memory up to date with a record that is in s at ref.
 func (l *raftLog) takeLocked(c *record, s *segment, ref seal.FrameRef) {
 	if c.hasHard {
-		l.hard = c.hard
+		l.hard, l.written = c.hard, c.hard
 	}
 	if c.kind == recordReset {
 		l.truncateLocked(0)

@@ -457,3 +457,41 @@ func TestEntryLimits(t *testing.T) {
 		t.Errorf("%d batches after a restart", got)
 	}
 }
+
+// TestFounderDoesNotElectItself: a founder that was the only voter once, crashes after others have become voters, and comes
+// back from what was synced, knows of them: it must not lead alone by the configuration that it was made with.
+func TestFounderDoesNotElectItself(t *testing.T) {
+	c := newCluster(t, 1)
+	lead := c.leader(1)
+	c.put(lead, "alone")
+	for id := uint64(2); id <= 3; id++ {
+		if err := lead.r.ProposeConf(c.ctx, ledgerChange(AddVoter, Peer{ID: id, URLs: []string{urlOf(id)}})); err != nil {
+			t.Fatal(err)
+		}
+		c.create(id, nil, nil).start()
+		c.put(c.nodes[id], fmt.Sprint("from ", id))
+	}
+	c.converge(1, 2, 3)
+	clone := lead.fs.CrashClone(vfs.CrashCloneCfg{})
+	if err := lead.kill(); err != nil {
+		t.Fatal(err)
+	}
+	c.leader(2, 3)
+	c.put(c.nodes[2], "without the founder")
+	c.net.isolate(1, 2, 3)
+	if err := c.restart(lead, clone); err != nil {
+		t.Fatal(err)
+	}
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for end := time.Now().Add(time.Second); time.Now().Before(end); <-look.C {
+		if s := lead.r.Status(); s.Self {
+			t.Fatalf("the founder has elected itself in term %d, although two others are voters", s.Term)
+		}
+	}
+	c.net.heal()
+	c.converge(1, 2, 3)
+	if !slices.Contains(lead.ledger.list(), "without the founder") {
+		t.Error("what was acknowledged without the founder is lost")
+	}
+}
