@@ -210,7 +210,8 @@ func (r *reconciler) ops(ctx context.Context, m serf.Member, server bool) ([]cat
 	case serf.StatusAlive:
 		var ops []catalog.Op
 		if !there {
-			ops = append(ops, catalog.Op{Verb: catalog.NodeSet, Node: &catalog.Node{
+			// The node itself may have come first by now, and knows more of itself: it stays as it is.
+			ops = append(ops, catalog.Op{Verb: catalog.NodeSet, SkipNodeUpdate: true, Node: &catalog.Node{
 				ID: m.Tags["id"], Name: m.Name, Address: m.Addr.String(), Datacenter: m.Tags["dc"]}})
 		}
 		ops = append(ops, consulService(m, server, found.Services)...)
