@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -146,7 +147,7 @@ func keepRenewed(ctx context.Context, dir string, f *kmsapi.Forwarder, log *slog
 	tick := time.NewTicker(renewInterval)
 	defer tick.Stop()
 	for {
-		if err := renewIdentity(ctx, dir, f, log); err != nil && ctx.Err() == nil {
+		if err := renewIdentity(ctx, dir, f, time.Now()); err != nil && ctx.Err() == nil {
 			log.Warn("the certificate could not be renewed; it is tried again in a minute", "error", err)
 		}
 		select {
@@ -157,17 +158,21 @@ func keepRenewed(ctx context.Context, dir string, f *kmsapi.Forwarder, log *slog
 	}
 }
 
-func renewIdentity(ctx context.Context, dir string, f *kmsapi.Forwarder, log *slog.Logger) error {
+// renewIdentity renews what is two thirds through its life.
+func renewIdentity(ctx context.Context, dir string, f *kmsapi.Forwarder, now time.Time) error {
 	data, err := os.ReadFile(filepath.Join(dir, identityFile))
 	if err != nil {
 		return err
 	}
-	certs, err := ca.ParseCertificates(data)
-	if err != nil || len(certs) == 0 {
-		return fmt.Errorf("%s: no certificate: %w", identityFile, err)
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return fmt.Errorf("%s holds no certificate", identityFile)
 	}
-	leaf := certs[0]
-	if time.Now().Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 3 * 2)) {
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("%s: %w", identityFile, err)
+	}
+	if now.Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 3 * 2)) {
 		return nil
 	}
 	key, csr, err := newRequest(leaf.Subject.CommonName)
@@ -180,11 +185,7 @@ func renewIdentity(ctx context.Context, dir string, f *kmsapi.Forwarder, log *sl
 	if err != nil {
 		return err
 	}
-	if err := writeIdentity(dir, key, answer); err != nil {
-		return err
-	}
-	log.Info("renewed the certificate", "name", leaf.Subject.CommonName)
-	return nil
+	return writeIdentity(dir, key, answer)
 }
 
 // newRequest makes a key and its signing request.
