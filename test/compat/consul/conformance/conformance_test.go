@@ -15,7 +15,7 @@ import (
 func TestReadExpected(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "list.txt")
 	for text, ok := range map[string]bool{
-		"# comment\n\nTestA because\nTestB out: never\n": true, "TestA\n": false, "TestA out:\n": false, "TestA a\nTestA b\n": false,
+		"# comment\n\nTestA because\nTestB out: never\n": true, "TestA\n": false, "TestA out:\n": false, "TestA either:\n": false, "TestA a\nTestA b\n": false,
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -24,22 +24,32 @@ func TestReadExpected(t *testing.T) {
 		if (err == nil) != ok {
 			t.Errorf("%q: %v", text, err)
 		}
-		if ok && (got["TestA"] != expectation{"because", false} || !got["TestB"].outOfScope || len(got) != 2) {
+		if ok && (got["TestA"] != expectation{reason: "because"} || got["TestB"] != expectation{reason: "never", out: true} || len(got) != 2) {
 			t.Errorf("%q: %v", text, got)
 		}
 	}
 }
 
 func TestJudge(t *testing.T) {
-	expected := map[string]expectation{"TestListed": {"reason", false}, "TestOut": {"out: never", true}}
+	expected := map[string]expectation{
+		"TestListed": {reason: "reason"}, "TestOut": {reason: "never", out: true}, "TestEndless": {reason: "never", out: true, skip: true},
+		"watch/TestEndless": {reason: "never", out: true, skip: true}, "TestChance": {reason: "chance", either: true},
+	}
+	if got := endless(expected, ""); got != "^(TestEndless)$" {
+		t.Errorf("endless: %s", got)
+	}
+	if got := endless(expected, "watch/"); got != "^(TestEndless)$" {
+		t.Errorf("endless: %s", got)
+	}
 	for _, c := range []struct {
 		name    string
 		results map[string]string
 		whole   bool
 		ok      bool
 	}{
-		{"as promised", map[string]string{"TestA": "pass", "TestListed": "fail", "TestOut": "skip"}, true, true},
-		{"a failure", map[string]string{"TestA": "pass", "TestB": "fail", "TestListed": "fail", "TestOut": "fail"}, true, false},
+		{"as promised", map[string]string{"TestA": "pass", "TestListed": "fail", "TestOut": "skip", "TestChance": "pass"}, true, true},
+		{"as promised, the other way", map[string]string{"TestA": "pass", "TestListed": "fail", "TestOut": "fail", "TestChance": "fail"}, true, true},
+		{"a failure", map[string]string{"TestA": "pass", "TestB": "fail", "TestListed": "fail", "TestOut": "fail", "TestChance": "pass"}, true, false},
 		{"an unlisted skip", map[string]string{"TestA": "pass", "TestB": "skip", "TestListed": "fail", "TestOut": "fail"}, true, false},
 		{"a listed one passes", map[string]string{"TestA": "pass", "TestListed": "pass", "TestOut": "fail"}, true, false},
 		{"a listed one is gone", map[string]string{"TestA": "pass", "TestOut": "fail"}, true, false},
@@ -60,10 +70,13 @@ func TestCollect(t *testing.T) {
 not json
 {"Action":"pass","Test":"TestB","Elapsed":1}
 {"Action":"output","Test":"TestC","Output":"panic\n"}
+{"Action":"output","Test":"TestD","Output":"words of an agent --- PASS: TestD (2.04s)\n"}
+{"Action":"output","Test":"TestE","Output":"words of an agent --- PASS: TestE (2.04s)\n"}
+{"Action":"fail","Test":"TestE"}
 `
 	results := map[string]string{}
 	unended, loose := collect(strings.NewReader(in), "p/", results)
-	if results["p/TestA"] != "fail" || results["p/TestB"] != "pass" || len(results) != 2 || len(unended) != 1 || unended[0] != "TestC" || loose != "not json\n" {
+	if results["p/TestA"] != "fail" || results["p/TestB"] != "pass" || results["p/TestD"] != "pass" || results["p/TestE"] != "pass" || len(results) != 4 || len(unended) != 1 || unended[0] != "TestC" || loose != "not json\n" {
 		t.Fatalf("collect = %v, %q, %q", results, unended, loose)
 	}
 }
