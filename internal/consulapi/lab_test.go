@@ -36,6 +36,22 @@ type directory struct {
 	lookups []core.LookupRequest
 	err     error // answered instead
 	stale   time.Duration
+	judge   func(who policy.Principal, op *catalog.Op) error // nil op: a read
+}
+
+func (d *directory) judged(who policy.Principal, ops ...catalog.Op) error {
+	if d.err != nil || d.judge == nil {
+		return d.err
+	}
+	if len(ops) == 0 {
+		return d.judge(who, nil)
+	}
+	for i := range ops {
+		if err := d.judge(who, &ops[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func newDirectory(t *testing.T) *directory {
@@ -55,11 +71,11 @@ func newDirectory(t *testing.T) *directory {
 }
 
 // Discover applies ops at once.
-func (d *directory) Discover(_ context.Context, _ policy.Principal, ops []catalog.Op) (catalog.Outcome, error) {
+func (d *directory) Discover(_ context.Context, who policy.Principal, ops []catalog.Op) (catalog.Outcome, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.err != nil {
-		return catalog.Outcome{}, d.err
+	if err := d.judged(who, ops...); err != nil {
+		return catalog.Outcome{}, err
 	}
 	ops, err := catalog.DecodeOps(catalog.AppendOps(nil, ops)) // as through the log
 	if err != nil {
@@ -130,10 +146,10 @@ func (d *directory) RenewSession(ctx context.Context, who policy.Principal, id s
 }
 
 // Servers are three.
-func (d *directory) Servers(context.Context, policy.Principal) ([]core.Server, error) {
+func (d *directory) Servers(_ context.Context, who policy.Principal) ([]core.Server, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return []core.Server{{ID: 3, Name: "c", Address: "127.0.0.3:8300", Voter: true}, {ID: 1, Name: "a", Address: "127.0.0.1:8300", Leader: true, Voter: true}, {ID: 2, Name: "b"}}, d.err
+	return []core.Server{{ID: 3, Name: "c", Address: "127.0.0.3:8300", Voter: true}, {ID: 1, Name: "a", Address: "127.0.0.1:8300", Leader: true, Voter: true}, {ID: 2, Name: "b"}}, d.judged(who)
 }
 
 // memoryStore keeps an agent's documents.

@@ -1,7 +1,6 @@
 package consulapi
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -51,7 +50,7 @@ func (c *call) fail(err error) {
 		writeText(c.w, status, text)
 		return
 	}
-	if c.r.Context().Err() != nil && errors.Is(err, context.Canceled) {
+	if c.r.Context().Err() != nil {
 		return // nobody is there to read it
 	}
 	f := fault.From(err)

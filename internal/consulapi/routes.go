@@ -37,8 +37,8 @@ func (a *API) routes() {
 	a.on(get, "/v1/status/leader", (*call).statusLeader)
 	a.on(get, "/v1/status/peers", (*call).statusPeers)
 
-	a.on(put, "/v1/event/fire/", (*call).eventFire)
-	a.on(get, "/v1/event/list", (*call).eventList)
+	a.on(put, "/v1/event/fire/", changesAll((*call).eventFire))
+	a.on(get, "/v1/event/list", reads((*call).eventList))
 
 	a.on(get, "/v1/connect/ca/roots", (*call).roots)
 	a.on(get, "/v1/agent/connect/ca/roots", (*call).roots)
@@ -51,30 +51,30 @@ func (a *API) routes() {
 func (a *API) agentRoutes() {
 	const get, put = http.MethodGet, http.MethodPut
 
-	a.on(get, "/v1/agent/self", (*call).agentSelf)
-	a.on(get, "/v1/agent/members", (*call).agentMembers)
-	a.on(put, "/v1/agent/join/", (*call).agentJoin)
-	a.on(put, "/v1/agent/leave", (*call).agentLeave)
-	a.on(put, "/v1/agent/force-leave/", (*call).agentForceLeave)
-	a.on(put, "/v1/agent/reload", (*call).agentReload)
-	a.on(put, "/v1/agent/maintenance", (*call).agentMaintenance)
+	a.on(get, "/v1/agent/self", reads((*call).agentSelf))
+	a.on(get, "/v1/agent/members", reads((*call).agentMembers))
+	a.on(put, "/v1/agent/join/", changesOwn((*call).agentJoin))
+	a.on(put, "/v1/agent/leave", changesOwn((*call).agentLeave))
+	a.on(put, "/v1/agent/force-leave/", changesAll((*call).agentForceLeave))
+	a.on(put, "/v1/agent/reload", changesOwn((*call).agentReload))
+	a.on(put, "/v1/agent/maintenance", changesOwn((*call).agentMaintenance))
 
-	a.on(get, "/v1/agent/services", (*call).agentServices)
-	a.on(get, "/v1/agent/service/", (*call).agentService)
-	a.on(put, "/v1/agent/service/register", (*call).agentServiceRegister)
-	a.on(put, "/v1/agent/service/deregister/", (*call).agentServiceDeregister)
-	a.on(put, "/v1/agent/service/maintenance/", (*call).agentServiceMaintenance)
+	a.on(get, "/v1/agent/services", reads((*call).agentServices))
+	a.on(get, "/v1/agent/service/", reads((*call).agentService))
+	a.on(put, "/v1/agent/service/register", changesOwn((*call).agentServiceRegister))
+	a.on(put, "/v1/agent/service/deregister/", changesOwn((*call).agentServiceDeregister))
+	a.on(put, "/v1/agent/service/maintenance/", changesOwn((*call).agentServiceMaintenance))
 
-	a.on(get, "/v1/agent/checks", (*call).agentChecks)
-	a.on(put, "/v1/agent/check/register", (*call).agentCheckRegister)
-	a.on(put, "/v1/agent/check/deregister/", (*call).agentCheckDeregister)
-	a.on(put, "/v1/agent/check/pass/", (*call).agentCheckPass)
-	a.on(put, "/v1/agent/check/warn/", (*call).agentCheckWarn)
-	a.on(put, "/v1/agent/check/fail/", (*call).agentCheckFail)
-	a.on(put, "/v1/agent/check/update/", (*call).agentCheckUpdate)
+	a.on(get, "/v1/agent/checks", reads((*call).agentChecks))
+	a.on(put, "/v1/agent/check/register", changesOwn((*call).agentCheckRegister))
+	a.on(put, "/v1/agent/check/deregister/", changesOwn((*call).agentCheckDeregister))
+	a.on(put, "/v1/agent/check/pass/", changesOwn((*call).agentCheckPass))
+	a.on(put, "/v1/agent/check/warn/", changesOwn((*call).agentCheckWarn))
+	a.on(put, "/v1/agent/check/fail/", changesOwn((*call).agentCheckFail))
+	a.on(put, "/v1/agent/check/update/", changesOwn((*call).agentCheckUpdate))
 
-	a.on(get, "/v1/agent/health/service/id/", (*call).agentHealthByID)
-	a.on(get, "/v1/agent/health/service/name/", (*call).agentHealthByName)
+	a.on(get, "/v1/agent/health/service/id/", reads((*call).agentHealthByID))
+	a.on(get, "/v1/agent/health/service/name/", reads((*call).agentHealthByName))
 }
 
 // refusedRoutes are what Consul serves and this build does not: they say so, instead of seeming unknown.

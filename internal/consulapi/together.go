@@ -2,7 +2,6 @@ package consulapi
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	"holdfast.dev/holdfast/internal/catalog"
@@ -68,12 +67,6 @@ func (c *call) eitherChanges(q catalog.Query) error {
 	}
 	first := <-ended
 	cancel()
-	second := <-ended
-	switch {
-	case first != nil:
-		return first
-	case second != nil && !errors.Is(second, context.Canceled):
-		return second
-	}
-	return nil
+	<-ended // it was cut short; if something is wrong with it, reading says so
+	return first
 }

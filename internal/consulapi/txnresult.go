@@ -20,6 +20,9 @@ func (a *API) txnResults(of []catalog.Result) []txnResult {
 			out = append(out, txnResult{Service: &s})
 		case r.Check != nil:
 			k := wireCheck(r.Check)
+			if len(k.ServiceTags) == 0 {
+				k.ServiceTags = nil // null in a transaction, [] everywhere else
+			}
 			out = append(out, txnResult{Check: &k})
 		}
 		for j := range r.Pairs {
