@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/internal/authn"
+	"holdfast.dev/holdfast/internal/caapi"
 	"holdfast.dev/holdfast/internal/node"
 	"holdfast.dev/holdfast/internal/node/consulconf"
 )
@@ -283,8 +284,17 @@ func consulInfo(args []string, std streams) error {
 func consulKeygen(args []string, std streams) error {
 	set := flag.NewFlagSet("consul keygen", flag.ContinueOnError)
 	set.SetOutput(std.err)
+	cluster := set.Bool("cluster", false, "show the key of the `holdfast server` cluster of the client context, for its agents, instead of making one")
 	if err := set.Parse(args); err != nil {
 		return err
+	}
+	if *cluster {
+		var answer caapi.KeyAnswer
+		if err := callAny(context.Background(), &target{}, "gossip-key", nil, &answer); err != nil {
+			return err
+		}
+		fmt.Fprintln(std.out, answer.Key)
+		return nil
 	}
 	key := make([]byte, 32)
 	if _, err := io.ReadFull(rand.Reader, key); err != nil {

@@ -26,6 +26,7 @@ type serverFlags struct {
 	file, joinFile              string
 	listenClient, listenPeer    string
 	listenPublic, listenMetrics string
+	listenConsul                string
 	listenCFSSL                 []string
 	printConfig                 bool
 }
@@ -63,6 +64,9 @@ effective configuration in that form, every key with its value.`,
 	fl.StringVar(&f.listenPeer, "listen-peer", c.Listen.Peer.String(), "URLs for members")
 	fl.StringVar(&f.listenPublic, "listen-public", c.Listen.Public.String(), "URLs for joining")
 	fl.StringVar(&f.listenMetrics, "listen-metrics", "", "URLs for /metrics and /health; http on loopback addresses only")
+	fl.StringVar(&f.listenConsul, "listen-consul", "", "URLs for Consul's HTTP API, over mutual TLS (default: not served)")
+	fl.StringVar(&c.Listen.DNS, "listen-dns", "", "HOST:PORT on which the catalog is served over DNS (default: not served)")
+	fl.StringVar(&c.Listen.Gossip, "listen-gossip", "", "HOST:PORT of encrypted gossip with the other members and with agents (default: none)")
 	fl.StringArrayVar(&f.listenCFSSL, "listen-cfssl", nil, "NAME=URL: serve the certificate authority NAME to a Docker swarm as its external CA; may be given several times")
 	fl.StringVar(&c.Advertise.Host, "advertise-host", "", "name or address under which others reach this host (default: its first address)")
 	fl.StringVar(&c.Seal.KEK, "seal-kek", "", "where the sealing key is: file:PATH, env:VARIABLE, passphrase-file:PATH, recovery-file:PATH, credential:NAME")
@@ -121,6 +125,8 @@ func (f *serverFlags) finish(cmd *cobra.Command, flags *config.Config) (*config.
 	set("data-dir", &c.DataDir, flags.DataDir)
 	set("join", &c.Join, flags.Join)
 	set("advertise-host", &c.Advertise.Host, flags.Advertise.Host)
+	set("listen-dns", &c.Listen.DNS, flags.Listen.DNS)
+	set("listen-gossip", &c.Listen.Gossip, flags.Listen.Gossip)
 	set("seal-kek", &c.Seal.KEK, flags.Seal.KEK)
 	set("encryption-provider-config", &c.Seal.EncryptionConfig, flags.Seal.EncryptionConfig)
 	set("encryption-etcd-prefix", &c.Seal.EncryptionPrefix, flags.Seal.EncryptionPrefix)
@@ -131,7 +137,7 @@ func (f *serverFlags) finish(cmd *cobra.Command, flags *config.Config) (*config.
 		to   *config.URLs
 		from string
 	}{{"listen-client", &c.Listen.Client, f.listenClient}, {"listen-peer", &c.Listen.Peer, f.listenPeer},
-		{"listen-public", &c.Listen.Public, f.listenPublic}, {"listen-metrics", &c.Listen.Metrics, f.listenMetrics}} {
+		{"listen-public", &c.Listen.Public, f.listenPublic}, {"listen-metrics", &c.Listen.Metrics, f.listenMetrics}, {"listen-consul", &c.Listen.Consul, f.listenConsul}} {
 		if !cmd.Flags().Changed(l.name) {
 			continue
 		}

@@ -8,7 +8,7 @@ type layer struct {
 
 // house is the import table. A package that is not in it does not exist: add it with its reason.
 var house = map[string]layer{
-	"cmd/holdfast":                 {[]string{"kmsapi", "transform", "node", "node/config", "node/etcdflags", "node/logs", "node/contexts", "caapi", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
+	"cmd/holdfast":                 {[]string{"kmsapi", "transform", "node", "node/config", "node/consulconf", "node/etcdflags", "node/logs", "node/contexts", "caapi", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
 	"internal/node":                {[]string{"agent", "agentapi", "catalog", "consulapi", "dnsapi", "kmsapi", "transform", "node/config", "node/contexts", "etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
 	"internal/node/config":         {nil, "the one strict configuration; a leaf, so that flags, logs and the composition root agree on it"},
 	"internal/node/consulconf":     {[]string{"node/config", "agent", "fault"}, "Consul's keys and flags, translated into that configuration; agent only for the shape of definitions"},
@@ -109,10 +109,10 @@ var manyExports = map[string]struct {
 	"internal/mvcc":        {60, "the vocabulary of queries and events: enumerations count one by one"},
 	"internal/core":        {70, "one request or answer type for some calls, all calls being methods of Core; faults count one by one"},
 	"internal/fault":       {30, "the kinds"},
-	"internal/node/config": {36, "one type for each group of settings: their comments are the reference"},
+	"internal/node/config": {46, "one type for each group of settings: their comments are the reference"},
 	"internal/ca":          {85, "a profile, a refusal and a rule counts one by one; policies, names, authorities and revocation lists are one vocabulary"},
 	"internal/caapi":       {75, "the bodies of requests and answers count one by one"},
-	"internal/authn":       {45, "one type for each thing that node wires (identity, gate, socket, registry) with its options; sides and routes count one by one"},
+	"internal/authn":       {54, "one type for each thing that node wires (identity, gate, socket, registry) with its options; sides and routes count one by one"},
 	"internal/seal":        {38, "six faults and five key providers, each one constructor, beside the keyring, the two formats and the file system"},
 	"internal/replica":     {50, "faults count one by one, and the step machine and its effects stand beside the driver"},
 }

@@ -369,7 +369,9 @@ func (i *Identity) Weaknesses() []string {
 	default:
 		add("clients show no certificate: only user authentication, if it is on, tells them apart")
 	}
-	if c.Side == PeerSide && c.Issued == nil && i.settings.demandCert {
+	if c.AnyServer {
+		add("any certificate of %s passes for a server: verify_server_hostname is off", c.flag("trusted-ca-file"))
+	} else if c.Side == PeerSide && c.Issued == nil && i.settings.demandCert && c.ServerName == "" {
 		add("any certificate of %s is a full member: its certificates name no member", c.flag("trusted-ca-file"))
 		if c.SkipClientSANVerify {
 			add("--peer-skip-client-san-verification: a peer's certificate works from any address")

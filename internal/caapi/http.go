@@ -78,6 +78,7 @@ func (a *Authority) AdminHandler() http.Handler {
 		}
 		answerJSON(w, TokenAnswer{Token: token.Text(), Expires: a.o.Now().Add(life)}, nil)
 	})
+	mux.HandleFunc("GET "+AdminPrefix+"gossip-key", a.serveGossipKey)
 	mux.HandleFunc("POST "+AdminPrefix+"recovery", func(w http.ResponseWriter, r *http.Request) {
 		who := a.o.Principal(r.Context())
 		err := a.mayAdminister(who, actionRecovery)

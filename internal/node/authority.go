@@ -221,7 +221,7 @@ func (p *pki) adopt(id ident) error {
 	p.mu.Unlock()
 	var errs []error
 	for side, i := range map[authn.Side]*authn.Identity{
-		authn.ClientSide: p.n.ids.client, authn.PeerSide: p.n.ids.peer, authn.MetricsSide: p.n.ids.metrics, authn.PublicSide: p.n.ids.public,
+		authn.ClientSide: p.n.ids.client, authn.PeerSide: p.n.ids.peer, authn.MetricsSide: p.n.ids.metrics, authn.PublicSide: p.n.ids.public, authn.DiscoverySide: p.n.ids.discovery,
 	} {
 		errs = append(errs, i.Replace(p.issued(side)))
 	}

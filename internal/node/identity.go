@@ -16,11 +16,11 @@ import (
 
 // identities are the live TLS of the member's sides; nil where a side has none.
 type identities struct {
-	client, peer, metrics, public *authn.Identity
+	client, peer, metrics, public, discovery *authn.Identity
 }
 
 func (i identities) all() []*authn.Identity {
-	return slices.DeleteFunc([]*authn.Identity{i.client, i.peer, i.metrics, i.public}, func(x *authn.Identity) bool { return x == nil })
+	return slices.DeleteFunc([]*authn.Identity{i.client, i.peer, i.metrics, i.public, i.discovery}, func(x *authn.Identity) bool { return x == nil })
 }
 
 // openIdentities makes the identities that etcd's flags describe. Those of `holdfast server` come from its authority,
@@ -141,6 +141,9 @@ func (n *Node) weaknesses() []string {
 	}
 	for _, g := range n.gates() {
 		out = append(out, g.Weaknesses()...)
+	}
+	if n.config.Listen.DNS != "" {
+		out = append(out, "dns: "+n.config.Listen.DNS+" answers everybody who reaches it: DNS knows neither encryption nor rights")
 	}
 	if n.config.Mode == config.ModeEtcd {
 		out = append(out, "etcd's rule holds: while user authentication is off, whoever reaches the client port may do everything")

@@ -218,6 +218,12 @@ func (n *Node) run() {
 	if len(n.config.Listen.CFSSL) > 0 {
 		n.owned.Go(n.keepSigning)
 	}
+	if n.peers.rpc != nil {
+		n.owned.Go(n.serveAgents)
+	}
+	if l := n.config.Listen; len(l.Consul) > 0 || l.DNS != "" || l.Gossip != "" {
+		n.owned.Go(n.keepDiscovery)
+	}
 	go func() {
 		defer close(n.done)
 		var err error

@@ -27,7 +27,8 @@ type peerSide struct {
 	n     *Node
 	gates []*authn.Gate
 	joint *jointListener
-	web   *http.Server // etcd's way to ask for the members, for those that join a running cluster; nil under server
+	web   *http.Server   // etcd's way to ask for the members, for those that join a running cluster; nil under server
+	rpc   *jointListener // the agents' RPC, under server
 	work  sync.WaitGroup
 }
 
@@ -48,11 +49,17 @@ func (n *Node) bindPeers(ctx context.Context) error {
 		p.web = &http.Server{Handler: mux, ConnContext: authn.ConnContext, ReadHeaderTimeout: 5 * time.Second, ErrorLog: quiet(n.log)}
 	}
 	var err error
+	if n.config.Mode == config.ModeServer {
+		routes |= authn.ServeAgent
+	}
 	p.gates, err = n.bind(ctx, n.config.Listen.Peer, authn.GateOptions{Side: authn.PeerSide, Routes: routes, TLS: n.ids.peer, Open: open})
 	if err != nil {
 		return err
 	}
 	p.joint = joinListeners(routesOf(p.gates, (*authn.Gate).Peer))
+	if routes&authn.ServeAgent != 0 {
+		p.rpc = joinListeners(routesOf(p.gates, (*authn.Gate).Agent))
+	}
 	return nil
 }
 
@@ -105,6 +112,9 @@ func (p *peerSide) close() error {
 	}
 	if p.joint != nil {
 		errs = append(errs, ignoreClosed(p.joint.Close()))
+	}
+	if p.rpc != nil {
+		errs = append(errs, ignoreClosed(p.rpc.Close()))
 	}
 	if p.web != nil {
 		errs = append(errs, p.web.Close())

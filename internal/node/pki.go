@@ -179,7 +179,7 @@ func (p *pki) openIdentities() error {
 	for _, s := range []struct {
 		side authn.Side
 		into **authn.Identity
-	}{{authn.ClientSide, &n.ids.client}, {authn.PeerSide, &n.ids.peer}, {authn.MetricsSide, &n.ids.metrics}, {authn.PublicSide, &n.ids.public}} {
+	}{{authn.ClientSide, &n.ids.client}, {authn.PeerSide, &n.ids.peer}, {authn.MetricsSide, &n.ids.metrics}, {authn.PublicSide, &n.ids.public}, {authn.DiscoverySide, &n.ids.discovery}} {
 		id, err := authn.New(authn.Config{Side: s.side, Issued: p.issued(s.side), MinVersion: min, MaxVersion: max}, n.authnEnv())
 		if err != nil {
 			return fmt.Errorf("%v identity: %w", s.side, err)
@@ -203,7 +203,9 @@ func (p *pki) issued(side authn.Side) *authn.Issued {
 	i := &authn.Issued{Cluster: p.n.store.Cluster(), Server: id.serve}
 	switch side {
 	case authn.PeerSide:
-		i.Server, i.Client, i.Issuers, i.Pinned = id.peer, id.peer, issuer(policy.RoleMember), p.pinned
+		i.Server, i.Client, i.Issuers, i.Pinned = id.peer, id.peer, issuer(policy.RoleMember, policy.RoleAgent), p.pinned
+	case authn.DiscoverySide:
+		i.Issuers = issuer(policy.RoleAdmin, policy.RoleClient, policy.RoleAgent)
 	case authn.PublicSide:
 		i.NoClientCert = true
 		i.Server.Chain = append(slices.Clone(id.serve.Chain), id.root) // a joiner knows nothing but the root's digest

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -45,7 +46,7 @@ func (c *Config) validateServer() error {
 	for _, l := range []struct {
 		key  string
 		urls URLs
-	}{{"listen.client", c.Listen.Client}, {"listen.http", c.Listen.HTTP}, {"listen.peer", c.Listen.Peer}, {"listen.public", c.Listen.Public}} {
+	}{{"listen.client", c.Listen.Client}, {"listen.http", c.Listen.HTTP}, {"listen.peer", c.Listen.Peer}, {"listen.public", c.Listen.Public}, {"listen.consul", c.Listen.Consul}} {
 		for _, u := range l.urls {
 			if !Secure(u) {
 				return fmt.Errorf("%s: %s is plaintext; holdfast server serves TLS only (use https or unixs, or `holdfast etcd` for a plaintext drop-in)", l.key, u.String())
@@ -55,6 +56,15 @@ func (c *Config) validateServer() error {
 	for _, u := range c.Listen.Metrics {
 		if !Secure(u) && !Loopback(u) {
 			return fmt.Errorf("listen.metrics: %s is plaintext and reachable from other hosts; use https or a loopback address", u.String())
+		}
+	}
+	for key, at := range map[string]string{"listen.dns": c.Listen.DNS, "listen.gossip": c.Listen.Gossip} {
+		if at == "" {
+			continue
+		}
+		host, port, err := net.SplitHostPort(at)
+		if n, nerr := strconv.ParseUint(port, 10, 16); err != nil || nerr != nil || n == 0 || host != "" && net.ParseIP(host) == nil {
+			return fmt.Errorf("%s: %q is not ADDRESS:PORT", key, at)
 		}
 	}
 	for name, urls := range c.Listen.CFSSL {
@@ -165,7 +175,7 @@ func (c *Config) validateDiscovery() error {
 }
 
 func (c *Config) validateListen() error {
-	all := []URLs{c.Listen.Peer, c.Listen.Client, c.Listen.HTTP, c.Listen.Metrics, c.Listen.Public}
+	all := []URLs{c.Listen.Peer, c.Listen.Client, c.Listen.HTTP, c.Listen.Metrics, c.Listen.Public, c.Listen.Consul}
 	for _, urls := range append(all, slices.Collect(maps.Values(c.Listen.CFSSL))...) {
 		if err := checkBind(urls); err != nil {
 			return err
