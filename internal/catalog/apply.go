@@ -23,7 +23,7 @@ type Batch struct {
 func Apply(kv, cat *mvcc.Writer, b Batch, system bool) (Outcome, error) {
 	a := application{
 		kv: stage{w: kv}, cat: stage{w: cat}, time: b.Time, system: system,
-		topics: map[string]liveness{}, busy: map[string]bool{}, bytes: maxResultBytes, visits: maxVisited,
+		topics: map[string]liveness{}, busy: map[string]bool{}, bytes: MaxResultBytes, visits: maxVisited,
 	}
 	var out Outcome
 	results := make([]Result, len(b.Ops))
@@ -93,6 +93,28 @@ func (a *application) do(op *Op, r *Result) (*Failure, error) {
 	default:
 		return a.sessionOp(op, r)
 	}
+}
+
+// Size returns about how many bytes of memory the results take.
+func (o *Outcome) Size() int64 {
+	sum := 0
+	for i := range o.Results {
+		r := &o.Results[i]
+		if r.Pair != nil {
+			sum += pairOverhead + len(r.Pair.Key) + len(r.Pair.Value)
+		}
+		for j := range r.Pairs {
+			sum += pairOverhead + len(r.Pairs[j].Key) + len(r.Pairs[j].Value)
+		}
+		for _, op := range [...]Op{
+			{Verb: NodeSet, Node: r.Node}, {Verb: ServiceSet, Service: r.Service}, {Verb: CheckSet, Check: r.Check}, {Verb: SessionCreate, Session: r.Session},
+		} {
+			if op.WellFormed() {
+				sum += op.size()
+			}
+		}
+	}
+	return int64(sum)
 }
 
 func failure(kind FailureKind, format string, args ...any) *Failure {

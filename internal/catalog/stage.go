@@ -11,7 +11,7 @@ import (
 // Bounds on what one batch may make a member read, whatever its operations are. They are part of what Apply means: all
 // members must have the same.
 const (
-	maxResultBytes = 16 << 20 // keys and values in the results
+	MaxResultBytes = 16 << 20 // keys and values in the results
 	maxVisited     = 4 << 20  // rows walked over
 	pageRows       = 512
 	pageBytes      = 1 << 20

@@ -35,6 +35,7 @@ type application struct {
 	encryptionMoved bool        // its rows, or who is a member, have changed
 	encryptionOwned bool        // it was made by this Apply
 	remaining       int         // requests of the batch not decided yet, this one included
+	read            int64       // bytes that the answers of the entry's transactions hold
 }
 
 // Apply decides entries, in order, in one storage batch. Entries already applied are skipped. An error means that this
@@ -188,7 +189,7 @@ func (a *application) entry(e *Entry) error {
 	}
 	results := make([]Result, len(batch.Calls))
 	a.revoked = append(a.revoked[:0], make([]int8, len(batch.Principals))...)
-	a.recheck = false
+	a.recheck, a.read = false, 0
 	for i := range batch.Calls {
 		c := &batch.Calls[i]
 		a.remaining = len(batch.Calls) - i

@@ -73,11 +73,15 @@ func discoveryCost(r *Discovery) int64 {
 
 // discovery decides a batch of operations.
 func (a *application) discovery(who *policy.Principal, r *Discovery) (any, *fault.Error, error) {
+	if f := a.checkDiscovery(r); f != nil {
+		return nil, f, nil
+	}
 	outcome, err := catalog.Apply(a.writer(mvcc.SpaceConsulKV), a.writer(mvcc.SpaceCatalog),
 		catalog.Batch{Ops: r.Ops, Time: a.clock.time}, who.Kind() == policy.System)
 	if err != nil {
 		return nil, nil, err
 	}
+	a.read += outcome.Size()
 	return &outcome, nil, nil
 }
 

@@ -269,3 +269,19 @@ func TestEncryptedForm(t *testing.T) {
 		t.Errorf("a client writes: %v", err)
 	}
 }
+
+// TestEncryptedGolden: kind 13 does not change.
+func TestEncryptedGolden(t *testing.T) {
+	calls := []Call{
+		{policy.NewSystem("x"), &Encrypted{Epoch: 77, Request: etcdPut("k", "k8s:enc:")}},
+		{policy.NewSystem("x"), &Encrypted{Request: &Txn{Space: mvcc.SpaceEtcd, Success: []Op{{Put: etcdPut("k", "v")}}}}},
+	}
+	data, err := EncodeBatch(Proposal{Member: 1, Boot: 2, Seq: 3}, calls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "X"
+	if got := fmt.Sprintf("%x", data); got != want {
+		t.Errorf("%s", got)
+	}
+}

@@ -15,6 +15,11 @@ var (
 	ErrNoSpace       = fault.New(fault.Exhausted, "database space exceeded")
 	ErrCorrupt       = fault.New(fault.Corrupt, "corrupt cluster")
 
+	// ErrReadTooMuch answers what would read more than MaxTxnRead.
+	ErrReadTooMuch = fault.New(fault.Invalid, "request is too large").WithHint("its answer would be too large: ask for less at once")
+	// ErrEntryReadTooMuch answers what has no room left because of its neighbours in the log's entry: MaxEntryRead.
+	ErrEntryReadTooMuch = fault.New(fault.Exhausted, "too many requests")
+
 	ErrUnknownSpace = fault.New(fault.Invalid, "unknown space")
 	ErrMalformed    = fault.New(fault.Invalid, "malformed request")
 	ErrFeatureLevel = fault.New(fault.Unsupported, "request needs a higher feature level than the cluster has")

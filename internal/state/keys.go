@@ -57,12 +57,16 @@ func checkLease(w *mvcc.Writer, space mvcc.SpaceID, id int64) (*fault.Error, err
 
 func (a *application) delete(d *Delete) (any, *fault.Error, error) {
 	w := a.writer(d.Space)
+	if f, err := a.checkDelete(w, d); f != nil || err != nil {
+		return nil, f, err
+	}
 	w.Begin()
 	prev, deleted, err := w.DeleteSpan(d.Span, d.PrevKV)
 	revision := w.End()
 	if err != nil {
 		return nil, nil, err
 	}
+	a.read += pageBytes(prev)
 	if deleted > 0 {
 		a.wrote(d.Space, nil)
 	}

@@ -40,6 +40,7 @@ const (
 	MaxLevel   uint32 = 2 // the highest level that this build knows
 
 	levelDiscovery uint32 = 2 // the catalog and Consul's key-value pairs
+	levelReads     uint32 = 2 // MaxTxnRead and MaxEntryRead
 	// EncryptionLevel is the level from which on an encryption configuration may be declared.
 	EncryptionLevel uint32 = 2
 )

@@ -60,6 +60,7 @@ type Machine struct {
 	engine *storage.Engine
 	spaces [mvcc.SpaceSystem + 1]*mvcc.Space
 	known  uint32 // highest feature level of this build
+	limits readLimits
 
 	applied atomic.Uint64
 	cluster atomic.Pointer[clusterView]
@@ -125,7 +126,7 @@ func Open(e *storage.Engine, o Options) (*Machine, error) {
 	if o.MaxLevel == 0 {
 		o.MaxLevel = MaxLevel
 	}
-	m := &Machine{engine: e, known: o.MaxLevel, unseal: o.Unseal}
+	m := &Machine{engine: e, known: o.MaxLevel, unseal: o.Unseal, limits: readLimits{MaxTxnRead, MaxEntryRead}}
 	view, clock, err := loadCluster(e)
 	if err != nil {
 		return nil, err

@@ -31,6 +31,7 @@ type change struct {
 	m       *model
 	now     map[string]mvcc.KV
 	changed bool
+	gone    []storage.Span // deleted by operations that were checked
 }
 
 func (m *model) begin() *change { return &change{m: m, now: maps.Clone(m.history[m.revision])} }
@@ -298,7 +299,12 @@ func (c *change) check(t *Txn, path *[]bool) error {
 			}
 		case op.Put != nil:
 			probe := &change{m: c.m, now: maps.Clone(c.now)}
+			for _, s := range c.gone {
+				maps.DeleteFunc(probe.now, func(key string, _ mvcc.KV) bool { return s.Contains([]byte(key)) })
+			}
 			_, err = probe.put(op.Put, true)
+		case op.Delete != nil:
+			c.gone = append(c.gone, op.Delete.Span)
 		case op.Txn != nil:
 			err = c.check(op.Txn, path)
 		}

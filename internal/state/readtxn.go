@@ -37,7 +37,8 @@ func readTxn(r storage.Reader, t *Txn, e *Encryption) (*TxnResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f, _, err := checkPath(v, t, path); f != nil || err != nil {
+	c := pathCheck{v: v, measure: true, reads: reads{left: MaxTxnRead, full: ErrReadTooMuch}}
+	if f, _, err := c.check(t, path); f != nil || err != nil {
 		return nil, both(f, err)
 	}
 	result := &TxnResult{Succeeded: path[0], Revision: v.Revision()}
@@ -46,11 +47,7 @@ func readTxn(r storage.Reader, t *Txn, e *Encryption) (*TxnResult, error) {
 		result.Results = make([]OpResult, len(ops))
 	}
 	for i := range ops {
-		page, err := v.Read(*ops[i].Range)
-		if err != nil {
-			return nil, err
-		}
-		result.Results[i].Range = &page
+		result.Results[i].Range = c.reads.pages[ops[i].Range]
 	}
 	return result, nil
 }

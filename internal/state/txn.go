@@ -20,16 +20,18 @@ func (a *application) txn(t *Txn) (any, *fault.Error, error) {
 
 // follow is txn from where the path is known.
 func (a *application) follow(w *mvcc.Writer, t *Txn, path []bool) (any, *fault.Error, error) {
-	if f, _, err := checkPath(w, t, path); f != nil || err != nil {
+	c := pathCheck{v: w}
+	if f, err := a.checkPath(&c, w, t, path); f != nil || err != nil {
 		return nil, f, err
 	}
 	w.Begin()
-	x := execution{a: a, w: w, space: t.Space, before: w.Revision()}
+	x := execution{a: a, w: w, space: t.Space, before: w.Revision(), pages: c.reads.pages}
 	result, _, err := x.run(t, path)
 	revision := w.End()
 	if err != nil {
 		return nil, nil, err
 	}
+	a.read += x.read
 	result.Revision = revision
 	return result, nil, nil
 }
@@ -76,8 +78,11 @@ func (t *Txn) branch(success bool) []Op {
 	return t.Failure
 }
 
-// comparePage bounds the keys that a comparison over a range reads at once.
-const comparePage = 512
+// comparePage and comparePageBytes bound what a comparison over a range reads at once.
+const (
+	comparePage      = 512
+	comparePageBytes = 1 << 20
+)
 
 func compare(v view, c *Compare) (bool, error) {
 	if o, ok := v.(opening); ok {
@@ -96,7 +101,7 @@ func compare(v view, c *Compare) (bool, error) {
 	span, found := c.Span, false
 	for !span.Empty() {
 		page, err := v.Read(mvcc.Query{
-			Span: span, Limit: comparePage, NoCount: true, KeysOnly: c.Target != CompareValue && c.Target != CompareLease,
+			Span: span, Limit: comparePage, MaxBytes: comparePageBytes, NoCount: true, KeysOnly: c.Target != CompareValue && c.Target != CompareLease,
 		})
 		if err != nil {
 			return false, err
@@ -156,30 +161,6 @@ func compareInt64(a, b int64) int {
 	return 0
 }
 
-// checkPath checks the operations that will run against the state before the first of them. It returns how many elements
-// of path the transaction took.
-func checkPath(v view, t *Txn, path []bool) (*fault.Error, int, error) {
-	ops, used := t.branch(path[0]), 1
-	for i := range ops {
-		var f *fault.Error
-		var err error
-		switch op := &ops[i]; {
-		case op.Range != nil:
-			f = checkRevision(v, op.Range.Revision)
-		case op.Put != nil:
-			f, err = checkPutNow(v, t.Space, op.Put)
-		case op.Txn != nil:
-			var n int
-			f, n, err = checkPath(v, op.Txn, path[used:])
-			used += n
-		}
-		if f != nil || err != nil {
-			return f, 0, err
-		}
-	}
-	return nil, used, nil
-}
-
 // checkRevision is etcd's: inside a transaction a negative revision is taken for what it says.
 func checkRevision(v view, revision int64) *fault.Error {
 	switch {
@@ -221,6 +202,8 @@ type execution struct {
 	space   mvcc.SpaceID
 	before  int64 // revision before the transaction
 	changed bool
+	pages   map[*mvcc.Query]*mvcc.Page // answers that the check has read already
+	read    int64                      // bytes of the answers
 }
 
 func (x *execution) revision() int64 {
@@ -241,11 +224,7 @@ func (x *execution) run(t *Txn, path []bool) (*TxnResult, int, error) {
 		var err error
 		switch op, r := &ops[i], &result.Results[i]; {
 		case op.Range != nil:
-			var page mvcc.Page
-			if page, err = x.w.Read(*op.Range); err == nil {
-				page.Revision = x.revision()
-				r.Range = &page
-			}
+			r.Range, err = x.find(op.Range)
 		case op.Put != nil:
 			r.Put, err = x.put(op.Put)
 		case op.Delete != nil:
@@ -262,6 +241,20 @@ func (x *execution) run(t *Txn, path []bool) (*TxnResult, int, error) {
 	return result, used, nil
 }
 
+func (x *execution) find(q *mvcc.Query) (*mvcc.Page, error) {
+	page := x.pages[q]
+	if page == nil {
+		read, err := x.w.Read(*q)
+		if err != nil {
+			return nil, err
+		}
+		page = &read
+	}
+	page.Revision = x.revision()
+	x.read += pageBytes(page.KVs)
+	return page, nil
+}
+
 func (x *execution) put(p *Put) (*PutResult, error) {
 	prev, err := x.w.Put(p.Key, p.Value, putOptions(p))
 	if err != nil {
@@ -269,6 +262,9 @@ func (x *execution) put(p *Put) (*PutResult, error) {
 	}
 	x.changed = true
 	x.a.wrote(x.space, p.Key)
+	if prev != nil {
+		x.read += kvBytes(prev)
+	}
 	return &PutResult{Revision: x.revision(), Prev: prev}, nil
 }
 
@@ -281,5 +277,6 @@ func (x *execution) delete(d *Delete) (*DeleteResult, error) {
 		x.changed = true
 		x.a.wrote(x.space, nil)
 	}
+	x.read += pageBytes(prev)
 	return &DeleteResult{Revision: x.revision(), Deleted: deleted, Prev: prev}, nil
 }
