@@ -136,8 +136,8 @@ func stepOf(step *core.EncryptionStep) Step {
 	return out
 }
 
-// ErrStillUsed is returned by forget while it would lose something.
-var ErrStillUsed = fault.New(fault.Conflict, "the encryption configuration is still needed")
+// errStillUsed is returned by forget while it would lose something.
+var errStillUsed = fault.New(fault.Conflict, "the encryption configuration is still needed")
 
 // forget takes back that there ever was a configuration, once nobody declares one and nothing is encrypted any more: then
 // values that others have encrypted are stored and served as they are.
@@ -153,7 +153,7 @@ func (s *Service) forget(ctx context.Context, who policy.Principal) error {
 	case e == nil:
 		return core.ErrNoEncryption
 	case e.Epoch != 0:
-		return ErrStillUsed.WithHint("%d members declare one: start them without --encryption-provider-config", e.Declared)
+		return errStillUsed.WithHint("%d members declare one: start them without --encryption-provider-config", e.Declared)
 	}
 	mark, err := s.row(ctx, state.EncryptionMarkKey(), false)
 	if err != nil || mark == nil {
@@ -166,7 +166,7 @@ func (s *Service) forget(ctx context.Context, who policy.Principal) error {
 		}
 		for _, c := range step.Counts {
 			if c.Stored != "identity" {
-				return ErrStillUsed.WithHint("values of %s are stored as %s: put `identity: {}` first in the configuration, run `holdfast seal reencrypt`, then withdraw it", c.Resource, c.Stored)
+				return errStillUsed.WithHint("values of %s are stored as %s: put `identity: {}` first in the configuration, run `holdfast seal reencrypt`, then withdraw it", c.Resource, c.Stored)
 			}
 		}
 		if from, revision = step.Next, step.Revision; from == nil {
@@ -186,7 +186,7 @@ func (s *Service) forget(ctx context.Context, who policy.Principal) error {
 		Success: []state.Op{{Delete: &state.Delete{Space: mvcc.SpaceCA, Span: storage.KeySpan(mark.Key)}}},
 	}, false)
 	if err == nil && !res.Succeeded {
-		return ErrStillUsed.WithHint("somebody declared one meanwhile")
+		return errStillUsed.WithHint("somebody declared one meanwhile")
 	}
 	return err
 }

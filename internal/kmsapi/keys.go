@@ -26,8 +26,8 @@ type Secrets interface {
 
 // Faults of the key management.
 var (
-	ErrNoKeys     = fault.New(fault.Unsupported, "this cluster keeps no keys for others").WithHint("start it with `holdfast server`: under `holdfast etcd` members do not prove who they are")
-	ErrUnknownKey = fault.New(fault.NotFound, "the key id is not one of this cluster")
+	errNoKeys     = fault.New(fault.Unsupported, "this cluster keeps no keys for others").WithHint("start it with `holdfast server`: under `holdfast etcd` members do not prove who they are")
+	errUnknownKey = fault.New(fault.NotFound, "the key id is not one of this cluster")
 	errNotAllowed = fault.New(fault.Denied, "permission denied")
 	errRevoked    = fault.New(fault.Denied, "certificate is revoked")
 )
@@ -77,7 +77,7 @@ func (s *Service) mayUse(who policy.Principal, action string) error {
 		return err
 	}
 	if s.o.Secrets == nil {
-		return ErrNoKeys
+		return errNoKeys
 	}
 	return nil
 }
@@ -159,7 +159,7 @@ func (s *Service) replace(ctx context.Context, former currentKey, row *mvcc.KV) 
 // cluster may.
 func (s *Service) key(ctx context.Context, id string) ([]byte, error) {
 	if id == "" || len(id) > ciphertextLimit || strings.ContainsAny(id, "/\x00") {
-		return nil, ErrUnknownKey
+		return nil, errUnknownKey
 	}
 	for _, serializable := range []bool{true, false} {
 		kv, err := s.row(ctx, keyRow(id), serializable)
@@ -178,7 +178,7 @@ func (s *Service) key(ctx context.Context, id string) ([]byte, error) {
 		}
 		return kek, nil
 	}
-	return nil, ErrUnknownKey
+	return nil, errUnknownKey
 }
 
 // Status returns the present key, as the cluster agrees on it now.

@@ -280,7 +280,7 @@ func TestEncryptedGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "X"
+	const want = "01000000000000000000000000000000010000000000000002030104000001780000000002000d9a01010100016b086b38733a656e633a000d00030100010200016b017600"
 	if got := fmt.Sprintf("%x", data); got != want {
 		t.Errorf("%s", got)
 	}
