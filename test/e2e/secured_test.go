@@ -21,8 +21,8 @@ type secured struct {
 	members []*process
 }
 
-// newSecured starts n members: the first makes the cluster, the others join it with tokens.
-func newSecured(t *testing.T, n int) *secured {
+// newSecured starts n members, each with more arguments: the first makes the cluster, the others join it with tokens.
+func newSecured(t *testing.T, n int, more ...func(i int) []string) *secured {
 	t.Helper()
 	s := &secured{t: t, dir: t.TempDir()}
 	ports := freePorts(t, 3*n)
@@ -32,6 +32,9 @@ func newSecured(t *testing.T, n int) *secured {
 			"server", "--name", fmt.Sprintf("m%d", i), "--data-dir", filepath.Join(s.dir, fmt.Sprintf("d%d", i)), "--advertise-host", "127.0.0.1",
 			"--listen-client", s.endpoint(i), "--listen-public", fmt.Sprintf("https://127.0.0.1:%d", s.public[i]),
 			"--listen-peer", fmt.Sprintf("https://127.0.0.1:%d", ports[2*n+i]),
+		}
+		for _, m := range more {
+			args = append(args, m(i)...)
 		}
 		if i > 0 {
 			args = append(args, "--join", strings.TrimSpace(s.must("token", "create")))
