@@ -21,7 +21,11 @@ func compile(expression string, like any) (*filter, error) {
 	}
 	tree, err := grammar.Parse("", []byte(expression), grammar.MaxExpressions(maxExpressions))
 	if err == nil {
-		expression, err = (&speller{in: reflect.TypeOf(like)}).spell(tree.(grammar.Expression), nil)
+		s := speller{in: reflect.TypeOf(like)}
+		spelled := ""
+		if spelled, err = s.spell(tree.(grammar.Expression), nil); s.names > 0 {
+			expression = spelled
+		}
 	}
 	var by *bexpr.Evaluator
 	if err == nil {
@@ -33,8 +37,9 @@ func compile(expression string, like any) (*filter, error) {
 	return &filter{by}, nil
 }
 
-// maxExpressions bounds the work of reading one filter.
-const maxExpressions = 500_000
+// maxExpressions bounds the work of reading one filter, which grows fourfold with each parenthesis inside another: the
+// sixth is the last that always fits.
+const maxExpressions = 2_000_000
 
 // keeps reports whether v passes.
 func (f *filter) keeps(v any) (bool, error) {

@@ -16,7 +16,7 @@ import (
 // ("Checks.Status == critical") holds if it holds for any element.
 type speller struct {
 	in    reflect.Type
-	names int // of variables that were made up
+	names int // of variables that were made up; 0: the expression can stay as it was
 }
 
 // invalidSelector is Consul's refusal.
@@ -24,23 +24,47 @@ func invalidSelector(s grammar.Selector) error {
 	return fmt.Errorf("Selector %q is not valid", s.String())
 }
 
+// rank says how tightly an expression holds together, so that parentheses stand only where they must: the library's
+// parser begins anew four times at each of them.
+func rank(e grammar.Expression) int {
+	switch e := e.(type) {
+	case *grammar.BinaryExpression:
+		if e.Operator == grammar.BinaryOpOr {
+			return 0
+		}
+		return 1
+	case *grammar.UnaryExpression:
+		return 2
+	}
+	return 3
+}
+
+// within spells e as an operand of something that holds together as tightly as least.
+func (s *speller) within(e grammar.Expression, least int, bound []string) (string, error) {
+	text, err := s.spell(e, bound)
+	if rank(e) < least {
+		text = "(" + text + ")"
+	}
+	return text, err
+}
+
 // spell returns e as text. Names that a collection expression binds are in bound.
 func (s *speller) spell(e grammar.Expression, bound []string) (string, error) {
 	switch e := e.(type) {
 	case *grammar.UnaryExpression:
-		inner, err := s.spell(e.Operand, bound)
-		return "not (" + inner + ")", err
+		inner, err := s.within(e.Operand, 2, bound)
+		return "not " + inner, err
 	case *grammar.BinaryExpression:
-		left, err := s.spell(e.Left, bound)
-		if err != nil {
-			return "", err
-		}
-		right, err := s.spell(e.Right, bound)
-		word := " and "
+		own, word := rank(e), " and "
 		if e.Operator == grammar.BinaryOpOr {
 			word = " or "
 		}
-		return "(" + left + word + right + ")", err
+		left, err := s.within(e.Left, own+1, bound)
+		if err != nil {
+			return "", err
+		}
+		right, err := s.within(e.Right, own, bound)
+		return left + word + right, err
 	case *grammar.CollectionExpression:
 		return s.collection(e, bound)
 	case *grammar.MatchExpression:
