@@ -31,7 +31,7 @@ type encryption struct {
 }
 
 // openEncryption reads the encryption configuration before anything else is opened: a wrong file founds no cluster.
-func (n *Node) openEncryption(context.Context) error {
+func (n *Node) openEncryption() error {
 	name := n.config.Seal.EncryptionConfig
 	if name == "" {
 		return nil

@@ -118,11 +118,13 @@ func (n *Node) open(ctx context.Context) error {
 		return inOrder(ctx, n.openStore, n.openCore, n.bindPeers, n.openReplica)
 	}
 	var err error
+	if err = n.openEncryption(); err != nil { // a wrong file makes no directory
+		return err
+	}
 	if n.home, err = openHome(n.config, n.env); err != nil {
 		return err
 	}
 	return inOrder(ctx,
-		n.openEncryption,
 		n.openIdentities, // etcd's certificate files and auto-tls
 		n.openStore,      // the log; on a first start this founds or joins a cluster
 		n.openPKI,        // `holdfast server`: this member's own certificates
