@@ -83,7 +83,7 @@ func (s *sight) newer(index uint64) bool {
 	return s.index() > index || s.Index < index && index < s.compacted
 }
 
-// look reads the answer. With a flight group, whoever asks the same at the same revision reads once for all.
+// look reads the answer. With flights, those who ask the same at the same revision read once for all.
 func (c *Core) look(who policy.Principal, q catalog.Query, shared *flights) (s sight, err error) {
 	err = c.read(who, func(m *state.Machine, who policy.Principal) error {
 		if err := m.AuthorizeLookup(who, q); err != nil {
@@ -160,18 +160,23 @@ func (c *Core) await(ctx context.Context, who policy.Principal, r *LookupRequest
 		lost = c.LeaderLost()
 	}
 	// From here on every change that is not published yet rings: reading comes after entering.
-	shared := (*flights)(nil)
 	for {
 		moved, installs := c.lookups.moved(), c.installs.Load()
 		if err := c.checkRunning(ctx); err != nil { // whoever took the channel after Close has closed it sees that here
 			return Found{}, err
 		}
-		s, err := c.look(who, r.Query, shared)
+		quiet, err := c.quiet(who, r, w)
 		if err != nil {
 			return Found{}, err
 		}
-		if s.newer(r.MinIndex) || !c.clock().Before(w.deadline.at) {
-			return c.found(s, r), nil
+		if over := !c.clock().Before(w.deadline.at); over || !quiet {
+			s, err := c.look(who, r.Query, &c.lookups.flights)
+			if err != nil {
+				return Found{}, err
+			}
+			if over || s.newer(r.MinIndex) {
+				return c.found(s, r), nil
+			}
 		}
 		for rung := false; !rung && installs == c.installs.Load(); {
 			select {
@@ -193,8 +198,26 @@ func (c *Core) await(ctx context.Context, who policy.Principal, r *LookupRequest
 				return Found{}, err
 			}
 		}
-		shared = &c.lookups.flights
 	}
+}
+
+// quiet reports whether an answer that rests on one key has certainly not changed since r.MinIndex. Who asks again and
+// again for what rarely changes pays for a look at one key, not for the answer.
+func (c *Core) quiet(who policy.Principal, r *LookupRequest, w *waitingLookup) (quiet bool, err error) {
+	id, exact := restsOn(r.Query)
+	err = c.read(who, func(m *state.Machine, who policy.Principal) error {
+		quiet = false
+		if err := m.AuthorizeLookup(who, r.Query); err != nil || !exact {
+			return err
+		}
+		space := m.Space(id)
+		revision, err := space.LastModified(m.Engine(), w.bells[0].span)
+		s := sight{exact: true, compacted: uint64(max(space.CompactRevision(), 0))}
+		s.Index = uint64(max(revision, 1))
+		quiet = !s.newer(r.MinIndex)
+		return err
+	})
+	return quiet && err == nil, err
 }
 
 // stillMay asks whether who, having waited, may still be answered.
