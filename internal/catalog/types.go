@@ -148,7 +148,8 @@ type Op struct {
 	SkipNodeUpdate bool
 }
 
-// Result is what one Op read or wrote; deletes have none. The field that the verb names is set.
+// Result is what one Op read or wrote: the field that the verb names is set. It is empty for what answers nothing: deletes,
+// the end of a session, KVCheckNotExists, KVGetTree without a pair. A pair has its value only if it was asked for by a get.
 type Result struct {
 	Pair    *Pair
 	Pairs   []Pair // KVGetTree
@@ -176,8 +177,8 @@ type Failure struct {
 
 // Outcome answers a batch of Ops: either all were done, or Failures lists every one that could not.
 type Outcome struct {
-	Index    uint64 // of the newest change that the batch made; 0 if it changed nothing
-	Results  []Result
+	Index    uint64   // of the newest change that the batch made; 0 if it changed nothing
+	Results  []Result // one for each Op, in order; none if there are Failures
 	Failures []Failure
 }
 

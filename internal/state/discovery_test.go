@@ -2,8 +2,10 @@ package state
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -370,5 +372,59 @@ func TestCompactionOfConsulsSpaces(t *testing.T) {
 	}
 	if _, err := b.machine.Space(mvcc.SpaceConsulKV).LastModified(b.engine, storage.Span{Start: []byte{0}}); err != nil {
 		t.Error(err)
+	}
+}
+
+func sampleDiscovery(t testing.TB) ([]Call, []byte) {
+	calls := []Call{
+		{principal("agent"), &Discovery{Ops: []catalog.Op{
+			{Verb: catalog.NodeSet, Node: &catalog.Node{Name: "n", ID: "id", Address: "a", Meta: map[string]string{"b": "", "a": "1"}}, SkipNodeUpdate: true},
+			{Verb: catalog.ServiceSet, Service: &catalog.Service{Node: "n", ID: "i", Name: "web", Port: 80, Tags: []string{"t"}, Weights: catalog.Weights{Passing: 1, Warning: 1}}},
+			{Verb: catalog.CheckSet, Check: &catalog.Check{Node: "n", ID: "c", Status: catalog.Passing, ServiceID: "i", Definition: []byte("{}")}},
+		}}},
+		{policy.NewSystem("x"), &Discovery{Ops: []catalog.Op{
+			{Verb: catalog.SessionCreate, Session: &catalog.Session{ID: "s", Node: "n", LockDelay: 15_000_000_000, TTL: "10s", NodeChecks: []string{"serfHealth"}}},
+			{Verb: catalog.KVLock, Pair: &catalog.Pair{Key: "k", Value: []byte("v"), Flags: 300, Session: "s"}},
+			{Verb: catalog.KVDeleteTree, Pair: &catalog.Pair{}},
+			{Verb: catalog.SessionExpire, Session: &catalog.Session{ID: "s"}},
+		}}},
+		{policy.NewSystem("x"), &Discovery{}},
+	}
+	data, err := EncodeBatch(Proposal{Member: 1, Boot: 2, Seq: 3}, calls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return calls, data
+}
+
+// TestDiscoveryForm: the form in the log is read as it was written, in that form only, and stays what it is.
+func TestDiscoveryForm(t *testing.T) {
+	calls, data := sampleDiscovery(t)
+	batch, err := DecodeBatch(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := 0
+	for i, c := range batch.calls() {
+		if !reflect.DeepEqual(c, calls[i]) {
+			t.Errorf("request %d came back as %+v", i, c.Request)
+		}
+		size += Size(calls[i].Request)
+	}
+	if size+3*160 < len(data) {
+		t.Errorf("%d bytes, told were %d", len(data), size)
+	}
+	for n := range data {
+		if _, err := DecodeBatch(data[:n]); !errors.Is(err, ErrDecode) {
+			t.Fatalf("the first %d of %d bytes are read: %v", n, len(data), err)
+		}
+	}
+	const file = "testdata/discovery-v1.hex"
+	text, err := os.ReadFile(file)
+	if err != nil && os.Getenv("HOLDFAST_WRITE_GOLDEN") != "" {
+		text, err = []byte(hex.Dump(data)), os.WriteFile(file, []byte(hex.Dump(data)), 0o644)
+	}
+	if err != nil || hex.Dump(data) != string(text) {
+		t.Errorf("%s: %v: the format has changed; now\n%s", file, err, hex.Dump(data))
 	}
 }

@@ -12,6 +12,8 @@ import (
 // FuzzApply: whatever decodes is decided. No request, however odd, ends the machine.
 func FuzzApply(f *testing.F) {
 	f.Add(sampleBatch(f))
+	_, discovery := sampleDiscovery(f)
+	f.Add(discovery)
 	for _, text := range []string{
 		"put a 1 lease=1 prev", "del a.. prev", "txn if(val a..z = 1) then(put a 1; txn then(range a rev=2)) else(del a..c)",
 		"compact 2", "grant 1 5", "revoke 1 1", "expire 1 2", "auth-on", "user-add root x", "user-grant root root", "role-add r",
