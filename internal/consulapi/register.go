@@ -199,13 +199,13 @@ func saysNothing(v any) bool {
 func (a *API) service(of string, b *serviceBody) (*catalog.Service, error) {
 	switch {
 	case b.Service == "" && b.ID != "":
-		return nil, fmt.Errorf("Must provide service name with ID")
+		return nil, wrong("Must provide service name with ID")
 	case b.Service == "":
-		return nil, fmt.Errorf("Must provide service name")
+		return nil, wrong("Must provide service name")
 	case b.PeerName != "":
-		return nil, fmt.Errorf("cluster peering is not supported")
+		return nil, wrong("cluster peering is not supported")
 	case b.Port < 0 || b.Port > 65535:
-		return nil, fmt.Errorf("Invalid port %d", b.Port)
+		return nil, wrong("Invalid port %d", b.Port)
 	}
 	if err := onlyDefault(b.Namespace, b.Partition); err != nil {
 		return nil, err
@@ -218,7 +218,7 @@ func (a *API) service(of string, b *serviceBody) (*catalog.Service, error) {
 	}
 	if w := b.Weights; w != nil && *w != (catalog.Weights{}) {
 		if w.Passing < 1 || w.Warning < 0 || w.Passing > 65535 || w.Warning > 65535 {
-			return nil, fmt.Errorf("Invalid weights: Passing must be from 1 to 65535, Warning from 0 to 65535")
+			return nil, wrong("Invalid weights: Passing must be from 1 to 65535, Warning from 0 to 65535")
 		}
 		s.Weights = *w
 	}
@@ -227,7 +227,7 @@ func (a *API) service(of string, b *serviceBody) (*catalog.Service, error) {
 		return nil, err
 	}
 	if connect, ok := e.Connect.(map[string]any); ok && !saysNothing(connect["SidecarService"]) {
-		return nil, fmt.Errorf("Connect.SidecarService belongs to the service mesh, which Holdfast does not have")
+		return nil, wrong("Connect.SidecarService belongs to the service mesh, which Holdfast does not have")
 	}
 	s.Extra, err = packExtra(e)
 	return s, err
@@ -237,7 +237,7 @@ func (a *API) service(of string, b *serviceBody) (*catalog.Service, error) {
 func readerFields(raw map[string]json.RawMessage) (e extra, err error) {
 	for name, into := range map[string]*any{"Connect": &e.Connect, "Proxy": &e.Proxy, "Ports": &e.Ports, "Locality": &e.Locality} {
 		if *into, err = said(raw[name]); err != nil {
-			return extra{}, fmt.Errorf("Invalid %s: %w", name, err)
+			return extra{}, wrong("Invalid %s: %v", name, err)
 		}
 	}
 	return e, nil
@@ -250,11 +250,11 @@ func (a *API) check(of string, b *checkBody) (*catalog.Check, error) {
 	}
 	switch {
 	case b.Node != "" && b.Node != of:
-		return nil, fmt.Errorf("check node %q does not match node %q", b.Node, of)
+		return nil, wrong("check node %q does not match node %q", b.Node, of)
 	case b.CheckID == "":
-		return nil, fmt.Errorf("Must provide check ID or name")
+		return nil, wrong("Must provide check ID or name")
 	case b.PeerName != "":
-		return nil, fmt.Errorf("cluster peering is not supported")
+		return nil, wrong("cluster peering is not supported")
 	}
 	if err := onlyDefault(b.Namespace, b.Partition); err != nil {
 		return nil, err
@@ -264,7 +264,7 @@ func (a *API) check(of string, b *checkBody) (*catalog.Check, error) {
 		b.Status = "critical"
 	case "passing", "warning", "critical":
 	default:
-		return nil, fmt.Errorf("Invalid check status %q: it is passing, warning or critical", b.Status)
+		return nil, wrong("Invalid check status %q: it is passing, warning or critical", b.Status)
 	}
 	def, kind, err := b.Definition.pack()
 	if err != nil {
@@ -282,26 +282,24 @@ var uuidForm = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}
 // checkNodeID refuses an ID that is no UUID.
 func checkNodeID(id string) error {
 	if id != "" && !uuidForm.MatchString(id) {
-		return fmt.Errorf("Bad node ID: %q is not a UUID", id)
+		return wrong("Bad node ID: %q is not a UUID", id)
 	}
 	return nil
 }
 
-// broken answers what is wrong with a body as Consul's servers do: with 500 and a text.
-func broken(err error) error {
-	if _, ok := err.(*refusal); ok || err == nil {
-		return err
-	}
-	return refuse(http.StatusInternalServerError, "%v", err)
+// wrong says what is wrong with a body, in Consul's words and as its servers do: with status 500, or in the list of a
+// transaction's errors.
+func wrong(format string, args ...any) error {
+	return refuse(http.StatusInternalServerError, format, args...)
 }
 
 // ops returns the operations of a registration.
 func (a *API) ops(reg *registration) ([]catalog.Op, error) {
 	switch {
 	case reg.Node == "":
-		return nil, fmt.Errorf("Must provide node")
+		return nil, wrong("Must provide node")
 	case reg.Address == "" && !reg.SkipNodeUpdate:
-		return nil, fmt.Errorf("Must provide address if SkipNodeUpdate is not set")
+		return nil, wrong("Must provide address if SkipNodeUpdate is not set")
 	}
 	if err := checkNodeID(reg.ID); err != nil {
 		return nil, err
@@ -352,7 +350,7 @@ func (c *call) catalogRegister() error {
 	}
 	ops, err := c.api.ops(&reg)
 	if err != nil {
-		return broken(err)
+		return err
 	}
 	out, err := c.discover(ops...)
 	if err != nil {

@@ -2,7 +2,6 @@ package consulapi
 
 import (
 	"context"
-	"fmt"
 	"testing"
 
 	"holdfast.dev/holdfast/internal/catalog"
@@ -82,7 +81,7 @@ func TestRightsAtTheAgent(t *testing.T) {
 			continue
 		}
 		for _, method := range e.methods {
-			if a := l.do(method, at+map[bool]string{true: "x", false: ""}[at[len(at)-1] == '/'], fmt.Sprint("{}")); a.status != 403 {
+			if a := l.do(method, at+map[bool]string{true: "x", false: ""}[at[len(at)-1] == '/'], "{}"); a.status != 403 {
 				t.Errorf("nobody: %s %s: %d %s", method, at, a.status, a.body)
 			}
 		}

@@ -21,7 +21,7 @@ type speller struct {
 
 // invalidSelector is Consul's refusal.
 func invalidSelector(s grammar.Selector) error {
-	return fmt.Errorf("Selector %q is not valid", s.String())
+	return wrong("Selector %q is not valid", s.String())
 }
 
 // rank says how tightly an expression holds together, so that parentheses stand only where they must: the library's

@@ -3,7 +3,6 @@ package consulapi
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"net/http"
 
 	"holdfast.dev/holdfast/internal/catalog"
@@ -107,21 +106,21 @@ func (a *API) op(o *txnOp) (op catalog.Op, err error) {
 		tree := op.Verb == catalog.KVGetTree || op.Verb == catalog.KVDeleteTree
 		switch {
 		case !known:
-			return op, fmt.Errorf("unknown KV operation: %s", o.KV.Verb)
+			return op, wrong("unknown KV operation: %s", o.KV.Verb)
 		case o.KV.Key == "" && !tree:
-			return op, fmt.Errorf("Must provide key")
+			return op, wrong("Must provide key")
 		}
 		op.Pair = &catalog.Pair{Key: o.KV.Key, Value: o.KV.Value, Flags: o.KV.Flags, ModifyIndex: o.KV.Index, Session: o.KV.Session}
 		return op, onlyDefault(o.KV.Namespace, o.KV.Partition)
 	case o.Node != nil:
 		if op.Verb, known = entryVerb(o.Node.Verb, catalog.NodeSet); !known {
-			return op, fmt.Errorf("unknown Node operation: %s", o.Node.Verb)
+			return op, wrong("unknown Node operation: %s", o.Node.Verb)
 		}
 		op.Node, err = a.txnNode(&o.Node.Node)
 		return op, err
 	case o.Service != nil:
 		if op.Verb, known = entryVerb(o.Service.Verb, catalog.ServiceSet); !known {
-			return op, fmt.Errorf("unknown Service operation: %s", o.Service.Verb)
+			return op, wrong("unknown Service operation: %s", o.Service.Verb)
 		}
 		b := &o.Service.Service
 		if op.Verb == catalog.ServiceSet || op.Verb == catalog.ServiceCAS {
@@ -132,7 +131,7 @@ func (a *API) op(o *txnOp) (op catalog.Op, err error) {
 		return op, onlyDefault(b.Namespace, b.Partition)
 	case o.Check != nil:
 		if op.Verb, known = entryVerb(o.Check.Verb, catalog.CheckSet); !known {
-			return op, fmt.Errorf("unknown Check operation: %s", o.Check.Verb)
+			return op, wrong("unknown Check operation: %s", o.Check.Verb)
 		}
 		b := &o.Check.Check
 		if op.Verb == catalog.CheckSet || op.Verb == catalog.CheckCAS {
@@ -142,12 +141,12 @@ func (a *API) op(o *txnOp) (op catalog.Op, err error) {
 		op.Check = &catalog.Check{Node: b.Node, ID: b.CheckID, ModifyIndex: b.ModifyIndex}
 		return op, onlyDefault(b.Namespace, b.Partition)
 	}
-	return op, fmt.Errorf("unknown operation type: one of KV, Node, Service and Check must be set")
+	return op, wrong("unknown operation type: one of KV, Node, Service and Check must be set")
 }
 
 func (a *API) txnNode(b *nodeBody) (*catalog.Node, error) {
 	if b.PeerName != "" {
-		return nil, fmt.Errorf("cluster peering is not supported")
+		return nil, wrong("cluster peering is not supported")
 	}
 	if err := onlyDefault(b.Partition); err != nil {
 		return nil, err
