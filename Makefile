@@ -4,7 +4,7 @@ BIN     := bin/holdfast
 CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
 CONSUL  := cd test/compat/consul && $(GO) run ./conformance -binary ../../../$(BIN)
 
-.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick e2e torture revocation scale bench fuzz clean
+.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s e2e torture revocation scale bench fuzz clean
 
 build: ## the binary, in bin/holdfast
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/holdfast
@@ -39,6 +39,9 @@ conformance-consul: build ## the tests of Consul's own client, whole, and OpenTo
 
 conformance-consul-quick: build ## the part of them that CI runs: KV, sessions, locks, semaphores, transactions, status, events
 	$(CONSUL)
+
+conformance-k8s: build ## Kubernetes' own providers of encrypted values, its reader of EncryptionConfiguration, its client of KMS v2
+	cd test/compat/k8s && HOLDFAST_BIN=$(abspath $(BIN)) $(GO) test -count=1 ./...
 
 e2e: build ## end-to-end: guides' command lines, canary, bit flips
 	cd test && $(GO) test -count=1 -v -timeout 30m ./e2e

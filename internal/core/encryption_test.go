@@ -462,3 +462,22 @@ func TestReservedValueIsRefused(t *testing.T) {
 		t.Errorf("%q", m.get(sec1))
 	}
 }
+
+// TestStepsAreBoundedInBytes: large values are gone through a few at a time.
+func TestStepsAreBoundedInBytes(t *testing.T) {
+	m := startEncrypting(t, nil)
+	for i := range 10 {
+		m.put(fmt.Sprintf("/registry/secrets/x/%d", i), strings.Repeat("v", 1<<20))
+	}
+	m.declare("gcm:key1", "identity")
+	var next []byte
+	var written, steps int64
+	for steps == 0 || next != nil {
+		step, err := m.Reencrypt(m.ctx, m.system, next)
+		must(t, err)
+		next, written, steps = step.Next, written+step.Written, steps+1
+	}
+	if written != 10 || steps < 2 {
+		t.Errorf("%d written in %d steps", written, steps)
+	}
+}

@@ -15,6 +15,9 @@ import (
 // recryptPage is how many keys one step of an audit or of a re-encryption looks at.
 const recryptPage = 500
 
+// recryptBytes bounds the values of one step; one that is larger is a step of its own.
+const recryptBytes = 4 << 20
+
 // EncryptionCount counts the keys of one resource that are stored alike.
 type EncryptionCount struct {
 	Resource string // "secrets"; empty for what is no object of the API
@@ -108,7 +111,9 @@ func (c *Core) Stored(ctx context.Context, who policy.Principal, key []byte) (*m
 func (c *Core) storedPage(span storage.Span, revision, limit int64) (mvcc.Page, error) {
 	g := c.acquire()
 	defer g.release()
-	return g.machine.Space(mvcc.SpaceEtcd).Read(g.machine.Engine(), mvcc.Query{Span: span, Revision: revision, Limit: limit, NoCount: true})
+	return g.machine.Space(mvcc.SpaceEtcd).Read(g.machine.Engine(), mvcc.Query{
+		Span: span, Revision: revision, Limit: limit, MaxBytes: recryptBytes, NoCount: true,
+	})
 }
 
 // encryptionSpan is what the configuration looks at, from a key on (nil: from the first).

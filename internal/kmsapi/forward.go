@@ -40,12 +40,23 @@ func (f *Forwarder) ask(ctx context.Context, path string, body, into any) error 
 			return nil
 		}
 		var refusal *fault.Error
-		if errors.As(err, &refusal) && refusal.Kind != fault.Unavailable && refusal.Kind != fault.Internal {
+		if errors.As(err, &refusal) && final(refusal.Kind) {
 			return err
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", f.endpoints[at], err))
 	}
 	return &unreachable{errors.Join(errs...)}
+}
+
+// final reports whether every member would answer the same: one that is a learner, or cannot write its record, is not the
+// only one.
+func final(k fault.Kind) bool {
+	switch k {
+	case fault.Invalid, fault.OutOfRange, fault.NotFound, fault.Denied, fault.Unauthenticated:
+		return true
+	default:
+		return false
+	}
 }
 
 func (f *Forwarder) askOne(ctx context.Context, endpoint, path string, body, into any) error {

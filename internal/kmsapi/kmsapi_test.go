@@ -153,6 +153,17 @@ func TestForwarder(t *testing.T) {
 	if err := ask("b"); fault.From(err).Kind != fault.Denied {
 		t.Error(err)
 	}
+	answers["b"] = fault.New(fault.Unsupported, "rpc not supported for learner")
+	if err := ask("bc"); err != nil {
+		t.Error(err)
+	}
+	answers["c"] = errors.New("gone for a while")
+	if err := ask("cab"); err == nil {
+		t.Error("nobody answers, and no error")
+	}
+	answers["c"] = nil
+	answers["b"] = nil
+	f.first.Store(1)
 	answers["b"] = fault.New(fault.Unavailable, "no leader")
 	if err := ask("bc"); err != nil {
 		t.Error(err)

@@ -146,6 +146,56 @@ func (m *member) holdsNo(text string) {
 	}
 }
 
+// TestForgetEncryption: the way back to a store that knows of no configuration, which is refused until nothing needs it.
+func TestForgetEncryption(t *testing.T) {
+	t.Parallel()
+	const key = "/registry/secrets/one/s1"
+	m := server(t, "one")
+	m.encryptWith("key1")
+	m.start()
+	put(t, m.client(), key, "v")
+	forget := func() int { return m.admin(http.MethodPost, "encryption/forget", "{}", nil) }
+	if code := forget(); code != http.StatusConflict {
+		t.Errorf("while it is declared: %d", code)
+	}
+	m.stop()
+	with := m.config.Seal.EncryptionConfig
+	m.config.Seal.EncryptionConfig = ""
+	m.start()
+	if code := forget(); code != http.StatusConflict {
+		t.Errorf("while a value is encrypted: %d", code)
+	}
+	if _, err := m.client().Get(timeout(t), key); err == nil || !strings.Contains(err.Error(), "identity transformer tried to read encrypted data") {
+		t.Errorf("%v", err)
+	}
+	if _, err := m.client().Put(timeout(t), key, "k8s:enc:aescbc:v1:key:by an API server"); err == nil {
+		t.Error("a value that nobody could read is taken")
+	}
+	m.stop()
+	data, err := os.ReadFile(with)
+	check(t, err)
+	plain := strings.Replace(string(data), `"providers":[`, `"providers":[{"identity":{}},`, 1)
+	plain = strings.Replace(plain, `,{"identity":{}}]`, `]`, 1)
+	check(t, os.WriteFile(with, []byte(plain), 0o600))
+	m.config.Seal.EncryptionConfig = with
+	m.start()
+	var step struct{ Written int }
+	if code := m.admin(http.MethodPost, "encryption/rewrite", "{}", &step); code != http.StatusOK || step.Written != 1 {
+		t.Errorf("%d, %+v", code, step)
+	}
+	if stored := m.storedAs(key); stored != "v" {
+		t.Errorf("%q", stored)
+	}
+	m.stop()
+	m.config.Seal.EncryptionConfig = ""
+	m.start()
+	if code := forget(); code != http.StatusOK {
+		t.Errorf("when nothing needs it: %d", code)
+	}
+	put(t, m.client(), key, "k8s:enc:aescbc:v1:key:by an API server")
+	wantKey(t, m.client(), key, "k8s:enc:aescbc:v1:key:by an API server")
+}
+
 // TestWrongEncryptionConfig: a wrong file founds no cluster, and says no secret.
 func TestWrongEncryptionConfig(t *testing.T) {
 	t.Parallel()
