@@ -85,7 +85,10 @@ func textOf(f *fault.Error) string {
 	text := f.Reason
 	switch f.Kind {
 	case fault.Denied, fault.Unauthenticated:
-		text = "Permission denied: " + text
+		text = "Permission denied"
+		if f.Reason != "permission denied" {
+			text += ": " + f.Reason
+		}
 	case fault.Internal, fault.Corrupt:
 		return "internal error"
 	}

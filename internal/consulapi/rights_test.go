@@ -66,7 +66,7 @@ func TestRightsAtTheAgent(t *testing.T) {
 			if may := a.status != 403; may != (x.may >= e.needs) {
 				t.Errorf("%s: %s %s: %d %s", name, e.method, e.path, a.status, a.body)
 			}
-			if a.status == 403 && a.body != "Permission denied: permission denied" {
+			if a.status == 403 && a.body != "Permission denied" {
 				t.Errorf("%s: %s", name, a.body)
 			}
 		}
