@@ -143,10 +143,6 @@ func pairOp(verb Verb, key, value, session string) Op {
 
 func node(name string) Op { return Op{Verb: NodeSet, Node: &Node{Name: name, Address: "10.0.0.1"}} }
 
-func service(node, id, name string, tags ...string) Op {
-	return Op{Verb: ServiceSet, Service: &Service{Node: node, ID: id, Name: name, Tags: tags}}
-}
-
 func check(node, id, service, status string) Op {
 	return Op{Verb: CheckSet, Check: &Check{Node: node, ID: id, Name: id, ServiceID: service, Status: status}}
 }

@@ -13,6 +13,7 @@ import (
 const (
 	MaxResultBytes = 16 << 20 // keys and values in the results
 	maxVisited     = 4 << 20  // rows walked over
+	firstRows      = 8        // of a walk, which most often ends there
 	pageRows       = 512
 	pageBytes      = 1 << 20
 )
@@ -120,8 +121,8 @@ func (s *stage) stagedIn(span storage.Span) []string {
 // budget, unless it is nil, is how many rows may still be walked over: each stops when there is none left.
 func (s *stage) each(span storage.Span, budget *int, fn func(kv *mvcc.KV) bool) error {
 	mine := s.stagedIn(span)
-	for !span.Empty() {
-		page, err := s.w.Read(mvcc.Query{Span: span, Limit: pageRows, MaxBytes: pageBytes, NoCount: true})
+	for rows := int64(firstRows); !span.Empty(); rows = min(8*rows, pageRows) {
+		page, err := s.w.Read(mvcc.Query{Span: span, Limit: rows, MaxBytes: pageBytes, NoCount: true})
 		if err != nil {
 			return err
 		}

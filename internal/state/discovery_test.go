@@ -428,3 +428,28 @@ func TestDiscoveryForm(t *testing.T) {
 		t.Errorf("%s: %v: the format has changed; now\n%s", file, err, hex.Dump(data))
 	}
 }
+
+// BenchmarkApplyPairs is BenchmarkApplyPuts for Consul's pairs; with checks, for what an agent's check costs.
+func BenchmarkApplyPairs(b *testing.B) {
+	value := strings.Repeat("v", 256)
+	for name, op := range map[string]func(i int) catalog.Op{
+		"pairs": func(i int) catalog.Op { return kvSet(fmt.Sprintf("key/%d", i%10000), value+fmt.Sprint(i)) },
+		"checks": func(i int) catalog.Op {
+			return catalog.Op{Verb: catalog.CheckSet, Check: &catalog.Check{Node: "agent", ID: "c", ServiceID: "web", Status: catalog.Passing, Output: fmt.Sprint(i)}}
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			x := discoveryBench(b)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); {
+				calls := make([]Call, 100)
+				for j := range calls {
+					calls[j] = Call{policy.NewSystem("x"), &Discovery{Ops: []catalog.Op{op(i)}}}
+					i++
+				}
+				x.apply(x.encode(calls...))
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/100, "ns/request")
+		})
+	}
+}
