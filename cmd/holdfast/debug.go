@@ -20,11 +20,11 @@ import (
 
 func newDebug() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "debug", Short: "Look into the data directory of a member that does not run, or at how one stores a key",
-		Long: `Look into the data directory of a member that does not run. What these commands print is decrypted: treat it as you treat
-the data. Secrets that the cluster keeps wrapped stay wrapped.`,
+		Use: "debug", Short: "Look into the data directory of a member that does not run, or at how members store data",
+		Long: `Look into the data directory of a member that does not run, or at how members that run store data. What the
+former print is decrypted: treat it as you treat the data. Secrets that the cluster keeps wrapped stay wrapped.`,
 	}
-	cmd.AddCommand(newDebugLog(), newDebugRows(), newDebugAudit(), newDebugScrub())
+	cmd.AddCommand(newDebugLog(), newDebugRows(), newDebugAudit(), newDebugScrub(), newDebugHashes())
 	return cmd
 }
 

@@ -52,6 +52,7 @@ func (a *Authority) PublicHandler() http.Handler {
 // AdminHandler serves what stands on the data listeners, under /holdfast/v1/:
 //
 //	GET  status     what this member says of itself
+//	GET  hashes     HashesAnswer: checksums over everything that this member keeps, by space
 //	POST tokens     {"ttl": seconds} -> {"token": text, "expires": time}
 //	POST recovery   -> {"code": text}: a recovery code for this member's keyring, shown once
 //	ca/…            named authorities: see handleAuthorities
@@ -62,6 +63,7 @@ func (a *Authority) AdminHandler() http.Handler {
 		s, err := a.o.Status(r.Context(), a.o.Principal(r.Context()))
 		answerJSON(w, s, err)
 	})
+	mux.HandleFunc("GET "+AdminPrefix+"hashes", a.serveHashes)
 	mux.HandleFunc("POST "+AdminPrefix+"tokens", func(w http.ResponseWriter, r *http.Request) {
 		var req TokenRequest
 		if !readJSON(w, r, &req) {

@@ -280,9 +280,10 @@ func TestRootOnly(t *testing.T) {
 	_, alarm := m.ChangeAlarm(m.ctx, alice, state.AlarmChange{})
 	_, hash := m.Hash(m.ctx, alice)
 	_, hashKV := m.HashKV(m.ctx, alice, mvcc.SpaceEtcd, 0)
+	_, hashes := m.Hashes(m.ctx, alice, nil)
 	_, compact := m.Compact(m.ctx, alice, &state.Compact{Space: mvcc.SpaceEtcd, Revision: 1}, false)
 	for name, err := range map[string]error{
-		"add": add, "remove": remove, "update": update, "promote": promote, "alarm": alarm, "hash": hash, "hashkv": hashKV, "compact": compact,
+		"add": add, "remove": remove, "update": update, "promote": promote, "alarm": alarm, "hash": hash, "hashkv": hashKV, "hashes": hashes, "compact": compact,
 		"defragment": m.Defragment(m.ctx, alice), "move leader": m.MoveLeader(m.ctx, alice, 1), "downgrade": m.Downgrade(m.ctx, alice, DowngradeCancel, ""),
 	} {
 		if !errors.Is(err, state.ErrPermissionDenied) {
