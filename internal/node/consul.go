@@ -515,7 +515,7 @@ func (a *Consul) debug() map[string]any {
 		"DNSDomain": c.Domain + ".", "DNSAddrs": c.DNS, "HTTPAddrs": c.HTTP, "HTTPSAddrs": c.HTTPS, "EnableRemoteScriptChecks": c.Scripts, "EnableLocalScriptChecks": c.LocalScripts,
 		"LeaveOnTerm": c.LeaveOnTerm, "SkipLeaveOnInt": !c.LeaveOnInt, "NodeID": c.NodeID, "NodeName": a.config.Name, "ServerMode": c.Server, "SerfPortLAN": c.GossipPort, "ServerPort": c.RPCPort,
 		"SerfAdvertiseAddrLAN": "tcp://" + net.JoinHostPort(c.Host, strconv.Itoa(c.GossipPort)),
-		"EncryptedGossip": a.face.Load().agent.Encrypted(), "EncryptedRPC": a.rpc != nil, "Weakenings": a.weaknesses(),
+		"EncryptedGossip":      a.face.Load().agent.Encrypted(), "EncryptedRPC": a.rpc != nil, "Weakenings": a.weaknesses(),
 		"ConsulConfig": "docs/compat/consul-config.md",
 	}
 }
