@@ -337,7 +337,8 @@ func consulValidate(args []string, std streams) error {
 	o.DefaultHost = node.DefaultHost
 	result, err := consulconf.ParseFiles(set.Args(), o)
 	if err != nil {
-		return fmt.Errorf("Config validation failed: %w", err) //nolint:revive // Consul's text
+		//lint:ignore ST1005 Consul's text
+		return fmt.Errorf("Config validation failed: %w", err)
 	}
 	if *quiet {
 		return nil
