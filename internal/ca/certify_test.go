@@ -147,9 +147,13 @@ func TestCertifyRefuses(t *testing.T) {
 		"RSA below the policy":    {func(p *Policy) { p.MinRSABits = 3072 }, ask(t, rsaKey(t, 2048), good), Order{}, ErrPolicy, "3072"},
 		"a hash below the policy": {func(p *Policy) { p.MinHash = "sha384" }, ask(t, k, good), Order{}, ErrPolicy, "sha384"},
 		"a bad host":              {nil, ask(t, k, good), Order{Hosts: []string{"a b"}}, ErrBadName, "a b"},
-		"a long country":          {nil, ask(t, k, with(func(r *x509.CertificateRequest) { r.Subject.Country = []string{"Germany"} })), Order{}, ErrBadName, "countryName"},
-		"control characters":      {nil, ask(t, k, with(func(r *x509.CertificateRequest) { r.Subject.CommonName = "a\x00b" })), Order{}, ErrBadName, "commonName"},
-		"a long common name":      {nil, ask(t, k, with(func(r *x509.CertificateRequest) { r.Subject.CommonName = strings.Repeat("x", 65) })), Order{}, ErrBadName, "65"},
+		"two common names": {nil, ask(t, k, with(func(r *x509.CertificateRequest) { // readers of certificates take the first or the last
+			r.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "root"}, {Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "alice"}}
+		})), Order{}, ErrPolicy, "2 common names"},
+		"an address as a name": {nil, ask(t, k, with(func(r *x509.CertificateRequest) { r.DNSNames = []string{"10.0.0.1"} })), Order{}, ErrBadName, "10.0.0.1"},
+		"a long country":       {nil, ask(t, k, with(func(r *x509.CertificateRequest) { r.Subject.Country = []string{"Germany"} })), Order{}, ErrBadName, "countryName"},
+		"control characters":   {nil, ask(t, k, with(func(r *x509.CertificateRequest) { r.Subject.CommonName = "a\x00b" })), Order{}, ErrBadName, "commonName"},
+		"a long common name":   {nil, ask(t, k, with(func(r *x509.CertificateRequest) { r.Subject.CommonName = strings.Repeat("x", 65) })), Order{}, ErrBadName, "65"},
 	} {
 		p := DefaultPolicy()
 		if c.policy != nil {
@@ -359,7 +363,7 @@ func TestPatterns(t *testing.T) {
 			t.Errorf("%s: %t", text, got)
 		}
 	}
-	for text, want := range map[string]bool{"a@example.com": true, "a@b.example.com": false, "@example.com": false, "a@example.com@evil.com": false} {
+	for text, want := range map[string]bool{"a@example.com": true, "a@b.example.com": false, "@example.com": false, "a@example.com@evil.com": false, "a\x00b@example.com": false, "a\x1b[2Jb@example.com": false, "a b@example.com": false} {
 		if got := p.allow(altNames{emails: []string{text}}) == nil; got != want {
 			t.Errorf("%s: %t", text, got)
 		}

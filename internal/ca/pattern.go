@@ -96,6 +96,9 @@ func (p pattern) address(ip net.IP) bool {
 }
 
 func (p pattern) email(mail string) bool {
+	if strings.ContainsFunc(mail, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return false // nobody's mailbox, and it would be printed
+	}
 	local, domain, ok := strings.Cut(mail, "@")
 	wantLocal, wantDomain, _ := strings.Cut(p.text, "@")
 	return p.kind == "email" && ok && local != "" && strings.EqualFold(domain, wantDomain) && (wantLocal == "*" || strings.EqualFold(local, wantLocal))
@@ -179,6 +182,8 @@ func (p *Policy) allow(n altNames) error {
 		switch {
 		case !ValidHost(h):
 			return ErrBadName.WithHint("%q is no host name", h)
+		case net.ParseIP(h) != nil: // some clients would take it for the address, which no ip: pattern has allowed
+			return ErrBadName.WithHint("%q is an address: ask for it as one (IP, not DNS)", h)
 		case wild && !p.Wildcards:
 			return ErrPolicy.WithHint("%q: this authority certifies no wildcards; list the hosts, or set wildcards in its policy", h)
 		case wild && !any(func(one pattern) bool { return one.host("x." + name) }), !wild && !any(func(one pattern) bool { return one.host(name) }):

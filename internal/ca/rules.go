@@ -229,6 +229,8 @@ func (p *Policy) subject(asked, own DN) (dn DN, dropped []string, err error) {
 			return nil, nil, ErrPolicy.WithHint("%s must be supplied, and the request has none", field)
 		case rule == RuleMatch && !slices.Equal(values, own.Get(field)):
 			return nil, nil, ErrPolicy.WithHint("%s must match the authority's own (%s); the request has %s", field, quoted(own.Get(field)), quoted(values))
+		case field == fieldCommon && len(values) > 1: // whoever reads a certificate takes the first or the last: they must be one
+			return nil, nil, ErrPolicy.WithHint("the request has %d common names, %s; a certificate has one", len(values), quoted(values))
 		}
 		for _, v := range values {
 			dn = append(dn, DNField{field, v})

@@ -164,6 +164,9 @@ func (r *cfsslRequest) node() (role, cluster string, err error) {
 	if n.C != "" || n.ST != "" || n.L != "" || n.SerialNumber != "" || r.Subject.SerialNumber != "" || n.O == "" {
 		return bad("a swarm's subject has CN, O and OU and nothing else")
 	}
+	if !isSwarmID(r.Subject.CN) { // it becomes a host name: a manager must not have itself certified as somebody else's
+		return bad("the node id %q is not one of a swarm: those are 25 digits and lower-case letters", r.Subject.CN)
+	}
 	want := map[string]bool{n.OU: true, r.Subject.CN: true}
 	switch n.OU {
 	case swarmWorker:
@@ -182,6 +185,11 @@ func (r *cfsslRequest) node() (role, cluster string, err error) {
 		delete(want, h)
 	}
 	return n.OU, n.O, nil
+}
+
+// isSwarmID reports whether s is an id as swarms draw them: 25 digits of base 36. No host has such a name by chance.
+func isSwarmID(s string) bool {
+	return len(s) == 25 && strings.Trim(s, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
 }
 
 // cfsslFault answers with err. A swarm takes success:false with 200 as final and everything else as worth another try.
