@@ -45,18 +45,20 @@ func (h *held) live() bool {
 
 // connections holds live connections of one certificate.
 type connections struct {
-	s    *secured
-	conf *tls.Config
-	all  []*held
-	work sync.WaitGroup
+	s      *secured
+	consul []int // ports of Consul's API
+	conf   *tls.Config
+	all    []*held
+	work   sync.WaitGroup
 }
 
 // open opens n connections, spread over the members and over what there is: a gRPC watch, a watch over the JSON gateway,
-// an HTTP connection that waits between two requests, a TLS connection on which nothing was asked yet.
-func (s *secured) open(n int, conf *tls.Config) *connections {
+// an HTTP connection that waits between two requests, a TLS connection on which nothing was asked yet, a blocking query over
+// Consul's API.
+func (s *secured) open(n int, consul []int, conf *tls.Config) *connections {
 	s.t.Helper()
-	c := &connections{s: s, conf: conf}
-	kinds := []func(int) *held{c.watchGRPC, c.watchHTTP, c.idleHTTP, c.idleTLS}
+	c := &connections{s: s, consul: consul, conf: conf}
+	kinds := []func(int) *held{c.watchGRPC, c.watchHTTP, c.idleHTTP, c.idleTLS, c.blockConsul}
 	for i := range n {
 		c.all = append(c.all, kinds[i%len(kinds)](i/len(kinds)%len(s.client)))
 	}
@@ -95,11 +97,38 @@ func (c *connections) watchGRPC(member int) *held {
 }
 
 func (c *connections) dial(member int) *tls.Conn {
+	return c.dialTo(strings.TrimPrefix(c.s.endpoint(member), "https://"))
+}
+
+func (c *connections) dialTo(address string) *tls.Conn {
 	conf := c.conf.Clone()
 	conf.ServerName, conf.NextProtos = "127.0.0.1", []string{"http/1.1"}
-	conn, err := tls.Dial("tcp", strings.TrimPrefix(c.s.endpoint(member), "https://"), conf)
+	conn, err := tls.Dial("tcp", address, conf)
 	check(c.s.t, err)
 	return conn
+}
+
+// blockConsul waits for a key that nobody writes. That the server is at it is known from the answer to a query on the same
+// connection before.
+func (c *connections) blockConsul(member int) *held {
+	conn := c.dialTo(fmt.Sprintf("127.0.0.1:%d", c.consul[member]))
+	r := bufio.NewReader(conn)
+	fmt.Fprint(conn, "GET /v1/kv/nobody HTTP/1.1\r\nHost: x\r\n\r\n")
+	resp, err := http.ReadResponse(r, nil)
+	check(c.s.t, err)
+	_, err = io.Copy(io.Discard, resp.Body)
+	check(c.s.t, err)
+	if resp.StatusCode != http.StatusNotFound || resp.Header.Get("X-Consul-Index") == "" {
+		c.s.t.Fatalf("a key that is not there: %s, %v", resp.Status, resp.Header)
+	}
+	fmt.Fprintf(conn, "GET /v1/kv/nobody?index=%s&wait=600s HTTP/1.1\r\nHost: x\r\n\r\n", resp.Header.Get("X-Consul-Index"))
+	return c.follow(&held{kind: "blocking query", member: member, close: func() { conn.Close() }}, func() error {
+		if _, err := r.ReadByte(); err != nil {
+			return err
+		}
+		c.s.t.Error("a blocking query was answered although nothing changed")
+		return io.EOF
+	})
 }
 
 func (c *connections) watchHTTP(member int) *held {
@@ -177,11 +206,11 @@ func (a *admin) revoke(authority, name string) (answered time.Duration) {
 }
 
 // revokeOnce opens connections of a certificate, revokes it, and returns how long after the call the last one had ended.
-func (s *secured) revokeOnce(a *admin, run, connections int) (last, answered time.Duration) {
+func (s *secured) revokeOnce(a *admin, consul []int, run, connections int) (last, answered time.Duration) {
 	s.t.Helper()
 	name := fmt.Sprintf("leaver%d", run)
 	conf, _ := s.issue("admin", name)
-	victims := s.open(connections, conf)
+	victims := s.open(connections, consul, conf)
 	for _, h := range victims.all {
 		if !h.live() {
 			s.t.Fatalf("%s on member %d ended before anything was revoked", h.kind, h.member)
@@ -215,19 +244,22 @@ func (s *secured) revokeOnce(a *admin, run, connections int) (last, answered tim
 // certificates go on. With HOLDFAST_REVOCATION=1 it is 200 connections, 20 times, and within a second.
 func TestRevocation(t *testing.T) {
 	t.Parallel()
-	runs, count := 1, 24
+	runs, count := 1, 25
 	measure := os.Getenv("HOLDFAST_REVOCATION") != ""
 	if measure {
 		runs, count = 20, 200
 	}
-	s := newSecured(t, 3)
+	consul := freePorts(t, 3)
+	s := newSecured(t, 3, func(i int) []string {
+		return []string{"--listen-consul", fmt.Sprintf("https://127.0.0.1:%d", consul[i])}
+	})
 	bystander, _ := s.issue("admin", "bystander")
-	others := s.open(24, bystander)
+	others := s.open(25, consul, bystander)
 	operator, _ := s.issue("admin", "operator")
 	a := s.admin(operator)
 	var lasts, answers []time.Duration
 	for run := range runs {
-		last, answered := s.revokeOnce(a, run, count)
+		last, answered := s.revokeOnce(a, consul, run, count)
 		lasts, answers = append(lasts, last), append(answers, answered)
 	}
 	for _, h := range others.all {
