@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -178,6 +179,9 @@ certificate is printed, or written into --out. The same request within a minute 
 				return err
 			}
 			if block, _ := pem.Decode(csr); block == nil {
+				if rest, err := asn1.Unmarshal(csr, new(asn1.RawValue)); err != nil || len(rest) > 0 {
+					return fmt.Errorf("--csr %s holds no signing request: neither PEM (BEGIN CERTIFICATE REQUEST) nor DER", file)
+				}
 				csr = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})
 			}
 			answer, err := o.sign(cmd, args[0], csr, caapi.SignBody{Subject: o.subject, Hosts: o.hosts})
@@ -325,7 +329,7 @@ revocation. The public port serves it too, without a certificate, as DER: /v1/cr
 func replaceFile(file string, data []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-")
 	if err != nil {
-		return err
+		return fmt.Errorf("--out %s: %w", file, errors.Unwrap(err))
 	}
 	_, err = tmp.Write(data)
 	err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close())

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,8 +48,14 @@ func (t *target) resolve() (contexts.Context, error) {
 	if t.endpoints != "" {
 		c.Endpoints = strings.Split(t.endpoints, ",")
 	}
-	if t.caFile != "" || t.cert != "" || t.key != "" {
-		c.CAFile, c.CertFile, c.KeyFile = t.caFile, t.cert, t.key
+	if (t.cert == "") != (t.key == "") {
+		return c, usageError{errors.New("a client certificate and its key go together: give both or neither")}
+	}
+	if t.caFile != "" {
+		c.CAFile = t.caFile
+	}
+	if t.cert != "" {
+		c.CertFile, c.KeyFile = t.cert, t.key
 	}
 	return c, nil
 }
@@ -107,7 +114,7 @@ func (a *adminClient) call(ctx context.Context, path string, body, into any) err
 	}
 	resp, err := a.http.Do(req)
 	if err != nil {
-		return err
+		return explain(a.base, err)
 	}
 	defer resp.Body.Close()
 	raw, isRaw := into.(*[]byte)
@@ -120,7 +127,7 @@ func (a *adminClient) call(ctx context.Context, path string, body, into any) err
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return caapi.DecodeFault(resp.StatusCode, data)
+		return explain(a.base, caapi.DecodeFault(resp.StatusCode, data))
 	}
 	if isRaw {
 		*raw = data
@@ -131,6 +138,38 @@ func (a *adminClient) call(ctx context.Context, path string, body, into any) err
 	}
 	return nil
 }
+
+// explain adds what to do to errors whose text leaves that open.
+func explain(base string, err error) error {
+	var f *fault.Error
+	hint := ""
+	switch text := err.Error(); {
+	case errors.As(err, &f):
+		if f.Kind == fault.Denied && f.Hint == "" {
+			return f.WithHint("this needs an admin's certificate: run it as the user who started a member, or with one of `holdfast ca issue admin --name NAME`")
+		}
+		return err
+	case strings.HasPrefix(base, "http://") && (errors.Is(err, io.EOF) || strings.Contains(text, "malformed HTTP response")):
+		hint = "the port seems to speak TLS: try https" + strings.TrimPrefix(base, "http")
+	case strings.Contains(text, "certificate required"):
+		hint = "the port wants a client certificate that its members issued; is it a client port (2379 by default)?"
+	case strings.Contains(text, "Not Found"):
+		hint = "this is no client port of a Holdfast member (2379 by default)"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		hint = "nobody listens there: is the member running, and is this its client port (2379 by default)?"
+	default:
+		return err
+	}
+	return &hinted{err, hint}
+}
+
+// hinted is an error with words on what to do.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
 
 // isAnswer reports whether err is what the cluster says, so that another member would say the same.
 func isAnswer(err error) bool {

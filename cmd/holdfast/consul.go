@@ -105,7 +105,7 @@ func runConsul(args []string) int {
 		printError(std.err, err)
 		return 1
 	}
-	fmt.Fprintf(std.err, "error: %q is not a command of this build\nhint: holdfast consul -help lists them\n", args[0])
+	fmt.Fprintf(std.err, "error: %q is not a command of this build\nhint: holdfast consul -help lists those that are\n", args[0])
 	return 127
 }
 
@@ -114,8 +114,13 @@ func consulAgent(args []string, std streams) error {
 	o := consulconf.System()
 	o.DefaultHost = node.DefaultHost
 	result, err := consulconf.Parse(args, o)
-	if err != nil {
+	var f *fault.Error
+	switch {
+	case err == nil:
+	case errors.Is(err, flag.ErrHelp), errors.As(err, &f) && f.Hint != "":
 		return err
+	default:
+		return &hinted{err, "holdfast consul agent -help, or holdfast consul validate FILE"}
 	}
 	log, err := logs.Open(result.Config.Log, logs.Streams{Stdout: std.out, Stderr: std.err, Now: time.Now})
 	if err != nil {
@@ -148,7 +153,6 @@ func consulAgent(args []string, std streams) error {
 	}
 	if err != nil {
 		attrs := []slog.Attr{slog.Any("error", err)}
-		var f *fault.Error
 		if errors.As(err, &f) && f.Hint != "" {
 			attrs = append(attrs, slog.String("hint", f.Hint))
 		}

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -35,7 +36,7 @@ type consulClient struct {
 }
 
 // clientFlags declares the flags of commands that ask an agent.
-func clientFlags(name string, std streams) (*flag.FlagSet, *consulClient) {
+func clientFlags(name string) (*flag.FlagSet, *consulClient) {
 	c := &consulClient{
 		address: os.Getenv("CONSUL_HTTP_ADDR"), caFile: os.Getenv("CONSUL_CACERT"), certFile: os.Getenv("CONSUL_CLIENT_CERT"),
 		keyFile: os.Getenv("CONSUL_CLIENT_KEY"), serverName: os.Getenv("CONSUL_TLS_SERVER_NAME"),
@@ -45,7 +46,6 @@ func clientFlags(name string, std streams) (*flag.FlagSet, *consulClient) {
 		c.skip = !v
 	}
 	set := flag.NewFlagSet("consul "+name, flag.ContinueOnError)
-	set.SetOutput(std.err)
 	set.StringVar(&c.address, "http-addr", c.address, "the agent's address: HOST:PORT, http://…, https://… or unix://PATH")
 	set.StringVar(&c.caFile, "ca-file", c.caFile, "the CA that certifies the agent")
 	set.StringVar(&c.certFile, "client-cert", c.certFile, "the certificate to show")
@@ -55,6 +55,26 @@ func clientFlags(name string, std streams) (*flag.FlagSet, *consulClient) {
 	set.BoolVar(&c.stale, "stale", false, "any server may answer")
 	set.Func("token", "refused: ACLs are not in this build", func(string) error { return errors.New("ACLs are not in this build") })
 	return set, c
+}
+
+// parse reads the flags of a command and checks the number of its arguments; most below 0 is any number. usage is what stands
+// behind "consul" on its command line.
+func parse(set *flag.FlagSet, args []string, std streams, usage string, least, most int) error {
+	set.SetOutput(io.Discard) // what is wrong is said once, by the caller
+	set.Usage = func() {}
+	err := set.Parse(args)
+	switch n := set.NArg(); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprintf(std.err, "Usage: holdfast consul %s\n\n", usage)
+		set.SetOutput(std.err)
+		set.PrintDefaults()
+	case err == nil && (n < least || most >= 0 && n > most):
+		err = fmt.Errorf("wrong number of arguments (%d): holdfast consul %s", n, usage)
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		err = &hinted{err, "holdfast " + set.Name() + " -help"}
+	}
+	return err
 }
 
 // open builds the HTTP client.
@@ -115,13 +135,17 @@ func (c *consulClient) ask(method, path string, query url.Values, body []byte) (
 	if c.stale {
 		query.Set("stale", "")
 	}
-	r, err := http.NewRequest(method, c.address+path+"?"+query.Encode(), bytes.NewReader(body))
+	target := c.address + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	r, err := http.NewRequest(method, target, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	answer, err := c.client.Do(r)
 	if err != nil {
-		return nil, fmt.Errorf("asking the agent: %w", err)
+		return nil, c.explain(err)
 	}
 	defer answer.Body.Close()
 	data, err := io.ReadAll(answer.Body)
@@ -129,6 +153,22 @@ func (c *consulClient) ask(method, path string, query url.Values, body []byte) (
 		err = &errStatus{answer.StatusCode, string(data)}
 	}
 	return data, err
+}
+
+// explain says who did not answer, and what to do about it.
+func (c *consulClient) explain(err error) error {
+	what := fmt.Errorf("asking the agent: %w", err)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return &hinted{what, "no agent listens there: start one, or name another with -http-addr or CONSUL_HTTP_ADDR"}
+	case errors.Is(err, io.EOF) && strings.HasPrefix(c.address, "http://"):
+		return &hinted{what, "the port seems to speak TLS: -http-addr https" + strings.TrimPrefix(c.address, "http")}
+	case strings.Contains(err.Error(), "unknown authority"):
+		return &hinted{what, "name the CA of the agent's certificate: -ca-file or CONSUL_CACERT"}
+	case strings.Contains(err.Error(), "certificate required"):
+		return &hinted{what, "the agent wants a client certificate: -client-cert and -client-key"}
+	}
+	return what
 }
 
 // askFor decodes a JSON answer.
@@ -141,13 +181,11 @@ func (c *consulClient) askFor(path string, into any) error {
 }
 
 // simple parses flags that only ask, and the number of arguments.
-func simple(name string, args []string, std streams, least, most int) (*consulClient, []string, error) {
-	set, c := clientFlags(name, std)
-	if err := set.Parse(args); err != nil {
+func simple(usage string, args []string, std streams, least, most int) (*consulClient, []string, error) {
+	name, _, _ := strings.Cut(usage, " ")
+	set, c := clientFlags(name)
+	if err := parse(set, args, std, usage, least, most); err != nil {
 		return nil, nil, err
-	}
-	if n := set.NArg(); n < least || most >= 0 && n > most {
-		return nil, nil, fmt.Errorf("consul %s: wrong number of arguments (%d)", name, n)
 	}
 	return c, set.Args(), nil
 }
@@ -161,9 +199,9 @@ type consulMember struct {
 }
 
 func consulMembers(args []string, std streams) error {
-	set, c := clientFlags("members", std)
+	set, c := clientFlags("members")
 	detailed := set.Bool("detailed", false, "show all tags")
-	if err := set.Parse(args); err != nil {
+	if err := parse(set, args, std, "members [flags]", 0, 0); err != nil {
 		return err
 	}
 	var members []consulMember
@@ -203,7 +241,7 @@ func consulMembers(args []string, std streams) error {
 }
 
 func consulJoin(args []string, std streams) error {
-	c, addresses, err := simple("join", args, std, 1, -1)
+	c, addresses, err := simple("join [flags] ADDRESS...", args, std, 1, -1)
 	if err != nil {
 		return err
 	}
@@ -223,7 +261,7 @@ func consulJoin(args []string, std streams) error {
 }
 
 func consulLeave(args []string, std streams) error {
-	c, _, err := simple("leave", args, std, 0, 0)
+	c, _, err := simple("leave [flags]", args, std, 0, 0)
 	if err != nil {
 		return err
 	}
@@ -235,13 +273,10 @@ func consulLeave(args []string, std streams) error {
 }
 
 func consulForceLeave(args []string, std streams) error {
-	set, c := clientFlags("force-leave", std)
+	set, c := clientFlags("force-leave")
 	prune := set.Bool("prune", false, "forget the member")
-	if err := set.Parse(args); err != nil {
+	if err := parse(set, args, std, "force-leave [flags] NODE", 1, 1); err != nil {
 		return err
-	}
-	if set.NArg() != 1 {
-		return errors.New("consul force-leave: expected one node name")
 	}
 	q := url.Values{}
 	if *prune {
@@ -252,7 +287,7 @@ func consulForceLeave(args []string, std streams) error {
 }
 
 func consulReload(args []string, std streams) error {
-	c, _, err := simple("reload", args, std, 0, 0)
+	c, _, err := simple("reload [flags]", args, std, 0, 0)
 	if err != nil {
 		return err
 	}
@@ -264,7 +299,7 @@ func consulReload(args []string, std streams) error {
 }
 
 func consulInfo(args []string, std streams) error {
-	c, _, err := simple("info", args, std, 0, 0)
+	c, _, err := simple("info [flags]", args, std, 0, 0)
 	if err != nil {
 		return err
 	}
@@ -283,9 +318,8 @@ func consulInfo(args []string, std streams) error {
 
 func consulKeygen(args []string, std streams) error {
 	set := flag.NewFlagSet("consul keygen", flag.ContinueOnError)
-	set.SetOutput(std.err)
-	cluster := set.Bool("cluster", false, "show the key of the `holdfast server` cluster of the client context, for its agents, instead of making one")
-	if err := set.Parse(args); err != nil {
+	cluster := set.Bool("cluster", false, "instead of making one, show the key of the \"holdfast server\" cluster of the client context, for its agents")
+	if err := parse(set, args, std, "keygen [-cluster]", 0, 0); err != nil {
 		return err
 	}
 	if *cluster {
@@ -306,9 +340,8 @@ func consulKeygen(args []string, std streams) error {
 
 func consulVersion(args []string, std streams) error {
 	set := flag.NewFlagSet("consul version", flag.ContinueOnError)
-	set.SetOutput(std.err)
 	format := set.String("format", "pretty", "pretty or json")
-	if err := set.Parse(args); err != nil {
+	if err := parse(set, args, std, "version [-format pretty|json]", 0, 0); err != nil {
 		return err
 	}
 	switch *format {
@@ -325,13 +358,9 @@ func consulVersion(args []string, std streams) error {
 
 func consulValidate(args []string, std streams) error {
 	set := flag.NewFlagSet("consul validate", flag.ContinueOnError)
-	set.SetOutput(std.err)
 	quiet := set.Bool("quiet", false, "print nothing when the configuration is good")
-	if err := set.Parse(args); err != nil {
+	if err := parse(set, args, std, "validate [-quiet] PATH...", 1, -1); err != nil {
 		return err
-	}
-	if set.NArg() == 0 {
-		return errors.New("consul validate: expected a configuration file or directory")
 	}
 	o := consulconf.System()
 	o.DefaultHost = node.DefaultHost
@@ -348,123 +377,4 @@ func consulValidate(args []string, std streams) error {
 	}
 	fmt.Fprintln(std.out, "Configuration is valid!")
 	return nil
-}
-
-// consulKV reads and writes keys: kv get|put|delete.
-func consulKV(args []string, std streams) error {
-	if len(args) == 0 {
-		return errors.New("consul kv: expected get, put or delete")
-	}
-	set, c := clientFlags("kv "+args[0], std)
-	recurse := set.Bool("recurse", false, "everything below a prefix (get, delete)")
-	keys := set.Bool("keys", false, "names only (get)")
-	cas := set.Bool("cas", false, "only if the key was not changed since -modify-index (put, delete)")
-	index := set.Uint64("modify-index", 0, "with -cas; 0: only if the key does not exist")
-	if err := set.Parse(args[1:]); err != nil {
-		return err
-	}
-	key := strings.TrimPrefix(set.Arg(0), "/")
-	path := "/v1/kv/" + (&url.URL{Path: key}).EscapedPath()
-	q := url.Values{}
-	if *cas {
-		q.Set("cas", strconv.FormatUint(*index, 10))
-	}
-	switch args[0] {
-	case "get":
-		return c.kvGet(path, key, *recurse, *keys, std.out)
-	case "put":
-		return c.kvPut(path, q, set.Args(), std)
-	case "delete":
-		if *recurse {
-			q.Set("recurse", "")
-		}
-		data, err := c.ask(http.MethodDelete, path, q, nil)
-		if err == nil && strings.TrimSpace(string(data)) != "true" {
-			err = errors.New("not deleted: the key was changed")
-		}
-		if err == nil {
-			fmt.Fprintf(std.out, "Success! Deleted key%s: %s\n", map[bool]string{true: "s with prefix"}[*recurse], key)
-		}
-		return err
-	}
-	return fmt.Errorf("consul kv %s: expected get, put or delete", args[0])
-}
-
-func (c *consulClient) kvGet(path, key string, recurse, keys bool, out io.Writer) error {
-	if !recurse && !keys {
-		data, err := c.ask(http.MethodGet, path, url.Values{"raw": {""}}, nil)
-		var status *errStatus
-		if errors.As(err, &status) && status.code == http.StatusNotFound {
-			return fmt.Errorf("no key exists at: %s", key)
-		}
-		if err == nil {
-			_, err = fmt.Fprintf(out, "%s\n", data)
-		}
-		return err
-	}
-	q := url.Values{"recurse": {""}}
-	if keys {
-		q = url.Values{"keys": {""}, "separator": {"/"}}
-		if recurse {
-			q.Del("separator")
-		}
-	}
-	data, err := c.ask(http.MethodGet, path, q, nil)
-	var status *errStatus
-	if errors.As(err, &status) && status.code == http.StatusNotFound {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if keys {
-		var names []string
-		if err := json.Unmarshal(data, &names); err != nil {
-			return err
-		}
-		for _, n := range names {
-			fmt.Fprintln(out, n)
-		}
-		return nil
-	}
-	var pairs []struct {
-		Key   string
-		Value []byte
-	}
-	if err := json.Unmarshal(data, &pairs); err != nil {
-		return err
-	}
-	for _, p := range pairs {
-		fmt.Fprintf(out, "%s:%s\n", p.Key, p.Value)
-	}
-	return nil
-}
-
-func (c *consulClient) kvPut(path string, q url.Values, args []string, std streams) error {
-	if len(args) < 1 || len(args) > 2 {
-		return errors.New("consul kv put: expected KEY [VALUE]; @FILE and - read the value")
-	}
-	var value []byte
-	var err error
-	if len(args) == 2 {
-		switch v := args[1]; {
-		case v == "-":
-			value, err = io.ReadAll(std.in)
-		case strings.HasPrefix(v, "@"):
-			value, err = os.ReadFile(v[1:])
-		default:
-			value = []byte(v)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	data, err := c.ask(http.MethodPut, path, q, value)
-	if err == nil && strings.TrimSpace(string(data)) != "true" {
-		err = errors.New("not written: the key was changed")
-	}
-	if err == nil {
-		fmt.Fprintf(std.out, "Success! Data written to: %s\n", args[0])
-	}
-	return err
 }

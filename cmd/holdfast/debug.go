@@ -127,7 +127,7 @@ what an encryption configuration encrypts is shown as ciphertext.`,
 			if len(args) == 1 {
 				prefix, err := hex.DecodeString(args[0])
 				if err != nil {
-					return usageError{err}
+					return usageError{fmt.Errorf("HEX-PREFIX %q: %w; for a key of the store use --stored KEY", args[0], err)}
 				}
 				span = storage.Span{Start: prefix, End: after(prefix)}
 			}

@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast.dev/holdfast/internal/ca"
-	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/kmsapi"
 	"holdfast.dev/holdfast/internal/node/contexts"
 )
@@ -54,7 +52,7 @@ namespace; there, connections of other users are refused.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runKMS(cmd, &f) },
 	}
 	cmd.Flags().StringVar(&f.listen, "listen", "", "unix:///PATH or unix:///@NAME")
-	cmd.Flags().StringVar(&f.identity, "identity", "", "directory that `holdfast kms enroll` made (instead of --context, --cert …)")
+	cmd.Flags().StringVar(&f.identity, "identity", "", "`directory` that \"holdfast kms enroll\" made (instead of --context, --cert and the like)")
 	f.flags(cmd)
 	cmd.AddCommand(newKMSEnroll(), newKMSRotate(), newKMSStatus())
 	return cmd
@@ -123,7 +121,7 @@ func (f *kmsFlags) resolve() (contexts.Context, error) {
 	}
 	data, err := os.ReadFile(filepath.Join(f.identity, endpointsFile))
 	if err != nil {
-		return contexts.Context{}, fmt.Errorf("--identity: %w", err)
+		return contexts.Context{}, &hinted{fmt.Errorf("--identity: %w", err), "make one, as an admin: holdfast kms enroll NAME --out " + f.identity}
 	}
 	pair := filepath.Join(f.identity, identityFile)
 	c := contexts.Context{Endpoints: strings.Fields(string(data)), CAFile: filepath.Join(f.identity, caFile), CertFile: pair, KeyFile: pair}
@@ -241,8 +239,8 @@ ca.pem, endpoints. It may use the key management and renew itself, and nothing e
 			if out == "" {
 				return usageError{errors.New("--out is required")}
 			}
-			if _, err := os.Stat(filepath.Join(out, identityFile)); !errors.Is(err, fs.ErrNotExist) {
-				return errors.Join(err, fault.New(fault.Conflict, "there is an identity already").WithHint("%s is left as it is", filepath.Join(out, identityFile)))
+			if err := mustNotExist(filepath.Join(out, identityFile)); err != nil {
+				return err
 			}
 			if err := os.MkdirAll(out, 0o700); err != nil {
 				return err

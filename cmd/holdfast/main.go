@@ -1,4 +1,5 @@
-// Command holdfast gives a cluster its secure control plane: today a store that speaks etcd v3.
+// Command holdfast gives a cluster its secure control plane: a store that speaks etcd v3, service discovery that speaks
+// Consul, certificate authorities, encryption at rest with Kubernetes' KMS v2.
 //
 // Job: flags, help, exit codes; the help texts are documentation. Non-job: everything else: what a member does is in
 // internal/node. Under the name etcd it behaves as `holdfast etcd`, under the name consul as `holdfast consul`, under the
@@ -83,21 +84,29 @@ func (usageError) Is(target error) bool { return target == errUsage }
 func printError(w io.Writer, err error) {
 	fmt.Fprintf(w, "error: %v\n", err)
 	var f *fault.Error
-	if errors.As(err, &f) && f.Hint != "" {
+	var h *hinted
+	switch {
+	case errors.As(err, &f) && f.Hint != "":
 		fmt.Fprintf(w, "hint: %s\n", f.Hint)
+	case errors.As(err, &h):
+		fmt.Fprintf(w, "hint: %s\n", h.hint)
 	}
 }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "holdfast",
-		Short: "A secure control plane for a cluster: an etcd v3 store with mutual TLS and encryption at rest built in",
-		Long: `Holdfast is one binary that gives a cluster its secure control plane. Today it is a store that speaks etcd v3.
+		Short: "A secure control plane for a cluster: store, service discovery, certificate authorities, keys",
+		Long: `Holdfast is one binary that gives a cluster its secure control plane: a store that speaks etcd v3, service discovery that
+speaks Consul, certificate authorities, and encryption at rest with Kubernetes' KMS v2. All of it is one replicated, sealed state.
 
   holdfast server              start a secured member: own CA, mutual TLS, sealed disk; no flags needed
   holdfast ctl put foo bar     all of etcdctl, with endpoints and certificates from the context that the server wrote
   holdfast status              members, leader, sealing, certificates, weakenings in force
+  holdfast token create        admit another member: holdfast server --join-file FILE
   holdfast ca init web         a certificate authority in the cluster; then ca issue, sign, revoke, crl, certs
+  holdfast seal ...            keys of the disk, recovery codes, encryption of values by a Kubernetes EncryptionConfiguration
+  holdfast kms ...             answer a kube-apiserver's KMS v2 requests with keys of the cluster
   holdfast etcd ...            take etcd's place, with etcd's flags, ETCD_* variables and configuration file
   holdfast consul agent ...    take a Consul agent's place, with Consul's flags and configuration files
 
@@ -107,25 +116,43 @@ Linked as "etcd" the binary behaves as "holdfast etcd", linked as "consul" as "h
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newServer(), newEtcd(), newConsul(), newCtl(), newStatus(), newToken(), newCA(), newSwarm(), newSeal(), newKMS(), newDebug(), newDemo(), newVersion())
-	for _, c := range root.Commands() {
-		strictArgs(c)
-	}
+	strictArgs(root)
 	return root
 }
 
-// strictArgs makes a wrong number of arguments an error of usage.
+// strictArgs makes a wrong number of arguments, and a command that there is not, an error of usage.
 func strictArgs(c *cobra.Command) {
-	if inner := c.Args; inner != nil {
+	switch inner := c.Args; {
+	case inner != nil:
 		c.Args = func(cmd *cobra.Command, args []string) error {
-			if err := inner(cmd, args); err != nil {
-				return usageError{err}
+			if inner(cmd, args) == nil {
+				return nil
 			}
-			return nil
+			if cmd.HasSubCommands() {
+				return unknownCommand(cmd, args)
+			}
+			return usageError{fmt.Errorf("wrong number of arguments (%d): %s", len(args), strings.TrimSuffix(cmd.UseLine(), " [flags]"))}
 		}
+	case c.HasSubCommands() && !c.Runnable(): // cobra would print the help and call it success
+		c.Args, c.DisableFlagsInUseLine = unknownCommand, true
+		c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	}
 	for _, sub := range c.Commands() {
 		strictArgs(sub)
 	}
+}
+
+// unknownCommand refuses arguments of a command that has only commands below it.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		text += ": did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usageError{errors.New(text)}
 }
 
 func newVersion() *cobra.Command {

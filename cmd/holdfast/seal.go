@@ -48,8 +48,8 @@ func (o *offline) open(stderr io.Writer) (*node.Directory, error) {
 		return d, err
 	}
 	d, second := try(config.Etcd())
-	if second == nil {
-		return d, nil
+	if second == nil || second.Error() == err.Error() {
+		return d, second
 	}
 	return nil, errors.Join(err, second)
 }

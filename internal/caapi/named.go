@@ -74,6 +74,8 @@ func (n *Named) profile(name string) (ca.Form, error) {
 	switch {
 	case !n.certify && n.Mode == ModeRole:
 		return f, ErrMembersOnly.WithHint("create a join token: holdfast token create")
+	case name == "" && n.Mode != ModeRole:
+		return f, ca.ErrPolicy.WithHint("say what the certificate is for, with --profile: %s", strings.Join(n.Policy.Profiles, ", "))
 	case !ok:
 		return f, ca.ErrPolicy.WithHint("the authority %s has no profile %q, but %s", n.Name, name, strings.Join(n.Policy.Profiles, ", "))
 	}

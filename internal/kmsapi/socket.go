@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"holdfast.dev/holdfast/internal/fault"
@@ -54,13 +56,22 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	}
 	l, err := config.Listen(ctx, "unix", own)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot make a socket in %s: %w", filepath.Dir(address), rootCause(err))
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	if err := errors.Join(os.Chmod(own, 0o600), os.Rename(own, address)); err != nil {
 		return nil, errors.Join(err, l.Close(), os.Remove(own))
 	}
 	return &pathListener{Listener: l, path: address}, nil
+}
+
+// rootCause is what the system said, without the name under which the socket was tried.
+func rootCause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }
 
 // inUse says in words what the system says of a name that is taken.

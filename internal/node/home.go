@@ -60,15 +60,15 @@ func openHome(c *config.Config, env Env) (*home, error) {
 	if err := env.FS.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	if info, err := env.FS.Stat(dir); err == nil && info.Mode().Perm()&0o077 != 0 {
-		env.Log.Warn("others may look into the data directory, or change what is in it", "data-dir", dir, "mode", info.Mode().Perm().String(), "hint", "chmod 0700 "+dir)
-	}
 	if err := h.refuseForeign(); err != nil {
 		return nil, err
 	}
+	if info, err := env.FS.Stat(dir); err == nil && info.Mode().Perm()&0o077 != 0 {
+		env.Log.Warn("others may look into the data directory, or change what is in it", "data-dir", dir, "mode", info.Mode().Perm().String(), "hint", "chmod 0700 "+dir)
+	}
 	h.lock, err = env.FS.Lock(env.FS.PathJoin(dir, lockName))
 	if err != nil {
-		return nil, ErrLocked.WithHint("%s: %v", dir, err)
+		return nil, ErrLocked.WithHint("%s is open in a member that runs, or in a holdfast debug: end it first (%v)", dir, err)
 	}
 	if err := h.openKeyring(c); err != nil {
 		return nil, errors.Join(err, h.close())

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -42,7 +43,7 @@ type File struct {
 }
 
 // ErrNone means that there is no context yet.
-var ErrNone = errors.New("no client context: start `holdfast server` on this host as this user, or pass --endpoints, --cacert, --cert and --key")
+var ErrNone = errors.New("no client context: run this as the user who started `holdfast server` on this host, or give --endpoints, --cacert, a client certificate and its key")
 
 const fileName = "client.yaml"
 
@@ -75,7 +76,14 @@ func (f File) Get(name string) (Context, error) {
 	if name == "" {
 		return Context{}, ErrNone
 	}
-	return Context{}, fmt.Errorf("no client context %q", name)
+	have := make([]string, len(f.Contexts))
+	for i, c := range f.Contexts {
+		have[i] = c.Name
+	}
+	if len(have) == 0 {
+		have = []string{"none"}
+	}
+	return Context{}, fmt.Errorf("no client context %q; there are: %s", name, strings.Join(have, ", "))
 }
 
 // Credentials are the PEM texts of a context.

@@ -91,7 +91,7 @@ func (p *parser) reset() {
 	*p = parser{o: p.o, config: config.Etcd(), specs: map[string]flagSpec{}, bindings: map[string]binding{}, explicit: map[string]bool{}}
 	p.set = flag.NewFlagSet("etcd", flag.ContinueOnError)
 	p.set.SetOutput(p.o.Stderr)
-	p.set.Usage = func() { fmt.Fprint(p.o.Stderr, usageLine) }
+	p.set.Usage = func() {} // the help has it already
 	for _, s := range table() {
 		p.specs[s.name] = s
 		switch {
@@ -131,6 +131,7 @@ func (p *parser) run(args []string) error {
 			fmt.Fprint(p.o.Stdout, Help())
 			return ExitError{0}
 		}
+		fmt.Fprint(p.o.Stderr, usageLine)
 		return ExitError{2}
 	}
 	if p.set.NArg() > 0 {
