@@ -276,6 +276,42 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+// TestSlowLargeBodies: what comes slowly takes no more memory than a few requests, and keeps no small one out.
+func TestSlowLargeBodies(t *testing.T) {
+	d := &directory{}
+	address, _ := serve(t, listen(t), ServerOptions{Directory: d, Principal: open})
+	ctx, cancel := context.WithCancel(t.Context())
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	defer cancel()
+	client := raw(t)
+	busy := make(chan []byte, 2*largeBodies)
+	for range 2 * largeBodies {
+		body := &never{closed: make(chan struct{})}
+		context.AfterFunc(ctx, func() { body.Close() })
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+pathDiscover, io.MultiReader(bytes.NewReader(make([]byte, smallBody+1)), body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", contentType)
+		sending.Go(func() {
+			response, err := client.Do(r)
+			if err != nil {
+				return // cut off at the end
+			}
+			defer response.Body.Close()
+			if answer, err := io.ReadAll(response.Body); err == nil {
+				busy <- answer
+			}
+		})
+	}
+	for range largeBodies {
+		refused(t, "one more large body", <-busy, ErrBusy)
+	}
+	refused(t, "a large body while others come", post(t, address, pathDiscover, bytes.NewReader(make([]byte, smallBody+1))), ErrBusy)
+	refused(t, "a small body", post(t, address, pathDiscover, strings.NewReader("garbage")), ErrMalformed)
+}
+
 // TestCutOffBody: what breaks off before its declared end is not done.
 func TestCutOffBody(t *testing.T) {
 	d := &directory{}

@@ -35,6 +35,11 @@ const (
 	silenceTime  = 30 * time.Second // until a silent connection is asked whether it lives
 	verdictTime  = 15 * time.Second // for the answer to that
 	streamsLimit = 1 << 10          // calls at a time on one connection
+
+	// What a call brings is read before anybody is asked whether it may: bodies up to smallBody come at any time, as many
+	// longer ones as largeBodies at a time. So whoever sends many slowly cannot fill the memory.
+	smallBody   = 64 << 10
+	largeBodies = 32
 )
 
 // ServerOptions say what a server is.
@@ -52,8 +57,8 @@ type ServerOptions struct {
 
 // Server answers agents.
 type Server struct {
-	o                ServerOptions
-	active, blocking chan struct{} // one token for each call
+	o                       ServerOptions
+	active, blocking, large chan struct{} // one token for each call
 }
 
 // NewServer returns a server that Serve makes answer.
@@ -67,7 +72,7 @@ func NewServer(o ServerOptions) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{o: o, active: make(chan struct{}, o.MaxActive), blocking: make(chan struct{}, o.MaxBlocking)}
+	return &Server{o: o, active: make(chan struct{}, o.MaxActive), blocking: make(chan struct{}, o.MaxBlocking), large: make(chan struct{}, largeBodies)}
 }
 
 type callerKey struct{}
@@ -207,7 +212,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return nil, err
 	}
 	defer release()
-	body, err := readRequest(w, r)
+	body, err := s.readRequest(w, r)
 	if err != nil {
 		return nil, refusal{err}
 	}
@@ -236,7 +241,7 @@ func (s *Server) work(ctx context.Context, f func(context.Context) error) error 
 	return f(ctx)
 }
 
-func readRequest(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func (s *Server) readRequest(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.Header.Get("Content-Type") != contentType {
 		return nil, ErrMalformed.WithHint("this port speaks %s between agents; Consul's HTTP API is on the http and https ports", Protocol)
 	}
@@ -244,7 +249,18 @@ func readRequest(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if err := control.SetReadDeadline(time.Now().Add(bodyTime)); err != nil {
 		return nil, err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	bounded := http.MaxBytesReader(w, r.Body, maxRequest)
+	body, err := io.ReadAll(io.LimitReader(bounded, smallBody))
+	if err == nil && len(body) == smallBody {
+		release, busy := s.begin(s.large, "bring more than 64 KiB")
+		if busy != nil {
+			return nil, busy
+		}
+		defer release()
+		var rest []byte
+		rest, err = io.ReadAll(bounded)
+		body = append(body, rest...)
+	}
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
