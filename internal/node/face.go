@@ -111,7 +111,11 @@ func openFace(ctx context.Context, o faceOptions) (f *face, err error) {
 	// A page that a browser shows must not act with the rights of who looks at it.
 	handler := http.NewCrossOriginProtection().Handler(consulapi.New(api).Handler())
 	for _, h := range o.http {
-		if err := f.bindHTTP(ctx, h, handler); err != nil {
+		served := handler
+		if h.gate.Plain { // with TLS, a browser has verified the name
+			served = consulapi.RefusePages(handler, o.node.Name)
+		}
+		if err := f.bindHTTP(ctx, h, served); err != nil {
 			return f, err
 		}
 	}
