@@ -66,10 +66,14 @@ type Roots struct {
 const (
 	maxValue   = 512 << 10 // bytes of a value, and of a transaction's body
 	maxBody    = 1 << 20   // bytes of any other body
+	smallBody  = 64 << 10  // bytes of a body that comes at any time; longer ones take turns
 	maxOps     = 128       // operations of a transaction
 	maxFilter  = 16 << 10  // bytes of a filter expression
 	maxWait    = 10 * time.Minute
 	waitUnsaid = 5 * time.Minute
+
+	largeBodies = 64               // long bodies that are read at a time
+	bodyTime    = 15 * time.Second // for a long body's turn to come, and then for its rest
 )
 
 // API serves Consul's HTTP API.
@@ -78,6 +82,7 @@ type API struct {
 	exact   map[string]*endpoint
 	below   []*endpoint // longest path first
 	waiters waiters
+	large   chan struct{} // one token for each long body under way
 }
 
 // New returns the API over o.
@@ -88,7 +93,7 @@ func New(o Options) *API {
 	if o.MaxWaitingAll == 0 {
 		o.MaxWaitingAll = 65536
 	}
-	a := &API{o: o, exact: map[string]*endpoint{}}
+	a := &API{o: o, exact: map[string]*endpoint{}, large: make(chan struct{}, largeBodies)}
 	a.waiters.held = map[string]int{}
 	a.routes()
 	return a

@@ -184,7 +184,13 @@ func (c *call) body(limit int64) ([]byte, error) {
 		c.w.Header().Set("Connection", "close")
 		return nil, tooLarge(strconv.FormatInt(c.r.ContentLength, 10), limit)
 	}
-	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, limit))
+	bounded := http.MaxBytesReader(c.w, c.r.Body, limit)
+	data, err := io.ReadAll(io.LimitReader(bounded, smallBody))
+	if err == nil && len(data) == smallBody {
+		if data, err = c.longBody(data, bounded); errors.Is(err, errBusy) {
+			return nil, err
+		}
+	}
 	var over *http.MaxBytesError
 	if errors.As(err, &over) {
 		return nil, tooLarge("more than "+strconv.FormatInt(limit, 10), limit)
@@ -193,6 +199,33 @@ func (c *call) body(limit int64) ([]byte, error) {
 		return nil, refuse(http.StatusBadRequest, "Request body could not be read")
 	}
 	return data, nil
+}
+
+// errBusy answers a long body while too many others come.
+var errBusy = refuse(http.StatusTooManyRequests, "Too many long requests at once: this agent reads %d of more than 64 KiB at a time", largeBodies)
+
+// longBody reads the rest of a body of which begun has come. They take turns, and each has to come in time: whoever sends many
+// slowly, before anybody is asked whether it may, cannot fill the memory.
+func (c *call) longBody(begun []byte, rest io.Reader) ([]byte, error) {
+	patience := time.NewTimer(bodyTime)
+	defer patience.Stop()
+	select {
+	case c.api.large <- struct{}{}:
+	case <-patience.C:
+		return nil, errBusy
+	case <-c.r.Context().Done():
+		return nil, c.r.Context().Err()
+	}
+	defer func() { <-c.api.large }()
+	control := http.NewResponseController(c.w)
+	if err := control.SetReadDeadline(time.Now().Add(bodyTime)); err != nil {
+		return nil, err
+	}
+	more, err := io.ReadAll(rest)
+	if err != nil {
+		return nil, err
+	}
+	return append(begun, more...), control.SetReadDeadline(time.Time{})
 }
 
 // tooLarge is worded so that the clients that look for a text find theirs: "too large" (Terraform), "Value exceeds" and
