@@ -145,9 +145,7 @@ func (a *Agent) noteLocked(c *check, status, output string) bool {
 
 // cut keeps the beginning of an output and says so.
 func cut(output string, size int) string {
-	if size == 0 {
-		size = defaultOutputSize
-	}
+	size = keptOutput(size)
 	if len(output) <= size {
 		return output
 	}

@@ -72,7 +72,7 @@ type CheckDefinition struct {
 	DisableRedirects bool     `json:",omitempty"` // http: a redirect is an answer of its own
 	Interval         Duration `json:",omitempty"`
 	Timeout          Duration `json:",omitempty"`
-	OutputMaxSize    int      `json:",omitempty"` // bytes kept of an output; 0: 4096
+	OutputMaxSize    int      `json:",omitempty"` // bytes kept of an output, at most 4096; 0: 4096
 
 	SuccessBeforePassing   int `json:",omitempty"` // in a row
 	FailuresBeforeWarning  int `json:",omitempty"`

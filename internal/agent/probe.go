@@ -54,9 +54,13 @@ func (a *Agent) probe(def *CheckDefinition) probe {
 	}
 }
 
-func outputSize(def *CheckDefinition) int {
-	if def.OutputMaxSize > 0 {
-		return def.OutputMaxSize
+// outputSize is how much is kept of a check's output. As in Consul a definition may ask for less than the agent's own bound,
+// not for more: what answers a check is not always a friend.
+func outputSize(def *CheckDefinition) int { return keptOutput(def.OutputMaxSize) }
+
+func keptOutput(asked int) int {
+	if asked > 0 {
+		return min(asked, defaultOutputSize)
 	}
 	return defaultOutputSize
 }

@@ -63,6 +63,12 @@ func TestHTTPProbe(t *testing.T) {
 			fmt.Fprintf(w, "%s %s %s %s %s %s", r.Method, r.Host, r.Header.Get("X-Who"), r.UserAgent(), r.Header.Get("Accept"), body)
 		case "/big":
 			io.WriteString(w, strings.Repeat("x", 10000))
+		case "/endless":
+			for block := make([]byte, 64<<10); r.Context().Err() == nil; {
+				if _, err := w.Write(block); err != nil {
+					return
+				}
+			}
 		case "/hang":
 			<-r.Context().Done()
 		default:
@@ -77,6 +83,13 @@ func TestHTTPProbe(t *testing.T) {
 	for path, want := range map[string]string{"/200": Passing, "/204": Passing, "/299": Passing, "/300": Critical, "/404": Critical, "/429": Warning, "/500": Critical, "/to": Passing} {
 		status, output := probe(fmt.Sprintf(`{"HTTP":%q,"Interval":"1s"}`, plain.URL+path))
 		expectProbe(t, status, output, want, "HTTP GET "+plain.URL+path+": ")
+	}
+	// As much as is kept and a little more is read, whatever the definition asks for.
+	for _, size := range []string{"0", "100", "1000000000000", "9223372036854775807"} {
+		status, output := probe(fmt.Sprintf(`{"HTTP":%q,"Interval":"1s","Timeout":"30s","OutputMaxSize":%s}`, plain.URL+"/endless", size))
+		if status != Passing || len(output) > 1<<18 {
+			t.Errorf("OutputMaxSize %s: %s, %d bytes", size, status, len(output))
+		}
 	}
 	status, output := probe(fmt.Sprintf(`{"HTTP":%q,"Interval":"1s"}`, plain.URL+"/200"))
 	expectProbe(t, status, output, Passing, ": 200 OK Output: said")
