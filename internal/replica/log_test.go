@@ -535,3 +535,46 @@ func TestFlippedLastFrameIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestCommitOfFormerLogs: frames of builds before the commit index was in every one of them tell it by what they hold: nobody
+// proposes a change of the configuration before the one before it is committed. What was replaced proves nothing.
+func TestCommitOfFormerLogs(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := newTestStore(t, fs)
+	write := func(index, term uint64, types ...pb.EntryType) {
+		t.Helper()
+		c := record{kind: recordAppend, prev: position{index - 1, s.log.termLocked(index - 1)}}
+		for i, kind := range types {
+			c.entries = append(c.entries, &pb.Entry{Index: new(index + uint64(i)), Term: &term, Type: kind.Enum()})
+		}
+		if err := errors.Join(s.log.write(&c), s.log.sync()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const normal, conf = pb.EntryNormal, pb.EntryConfChangeV2
+	for i, step := range []struct {
+		do   func()
+		want uint64
+	}{
+		{func() { write(2, 1, normal, conf, normal) }, 1},
+		{func() { write(5, 1, conf) }, 3},
+		{func() { write(5, 2, normal, normal) }, 3},
+		{func() { write(7, 2, conf) }, 3}, // what was at 5 is gone, and 3 is what came before
+		{func() { write(8, 2, conf) }, 7},
+	} {
+		step.do()
+		clone, err := reopen(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := clone.log.hard.commit; got != step.want {
+			t.Errorf("step %d: committed up to %d, want %d", i, got, step.want)
+		}
+		if err := clone.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

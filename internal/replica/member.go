@@ -50,6 +50,7 @@ type Member struct {
 	transferee  uint64
 	transferEnd int
 	confIndex   uint64 // a configuration change may be proposed once this index is applied
+	restored    uint64 // index of the newest snapshot that raft has taken: its configuration is raft's at once, installed or not
 
 	reads reads
 	props proposals
@@ -194,6 +195,9 @@ func (m *Member) Step(msg *pb.Message) error {
 	}
 	if err := m.rn.Step(msg); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) && !errors.Is(err, raft.ErrProposalDropped) {
 		m.cfg.Logger.Warningf("%s of %x: %v", msg.GetType(), msg.GetFrom(), err)
+	}
+	if msg.GetType() == pb.MsgSnap {
+		m.takeReady() // whatever is applied from here on has to know of the snapshot
 	}
 	return nil
 }
@@ -344,6 +348,11 @@ func (m *Member) applyConf(e *pb.Entry, decisions []Decision) (bool, error) {
 	if i < 0 || decisions[i].Err != nil {
 		return false, nil
 	}
+	if e.GetIndex() <= m.restored {
+		// Raft has the configuration of a snapshot that is being installed, and in it what came of this change later: it must
+		// not be done again, or it would bring back a member that was removed, or make a learner of a voter.
+		return true, nil
+	}
 	cc, _, err := decodeConf(e)
 	if err != nil {
 		return false, err
@@ -389,15 +398,19 @@ func decodeConf(e *pb.Entry) (*pb.ConfChangeV2, []byte, error) {
 // method.
 func (m *Member) Take() *Effects {
 	m.startReads()
-	for m.rn.HasReady() {
-		m.take(m.rn.Ready())
-		m.startReads()
-	}
+	m.takeReady()
 	if l := m.leadership(); l != m.announce {
 		m.announce = l
 		m.out.Leadership = &l
 	}
 	return &m.out
+}
+
+func (m *Member) takeReady() {
+	for m.rn.HasReady() {
+		m.take(m.rn.Ready())
+		m.startReads()
+	}
 }
 
 // Clear forgets the effects that Take returned.
@@ -436,6 +449,7 @@ func (m *Member) take(rd raft.Ready) {
 	}
 	if s := rd.Snapshot; !raft.IsEmptySnap(s) {
 		m.last = s.GetMetadata().GetIndex()
+		m.restored = m.last
 	}
 	if n := len(rd.Entries); n > 0 {
 		m.last = rd.Entries[n-1].GetIndex()

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 
+	pb "go.etcd.io/raft/v3/raftpb"
+
 	"holdfast.dev/holdfast/internal/seal"
 )
 
@@ -68,11 +70,13 @@ func (s *Store) recoverLog() error {
 		l.segments = append(l.segments, &segment{number: numbers[i], path: paths[i], handle: r})
 	}
 	var end seal.PrevSegment
+	var confs confTrail
 	for i, r := range readers {
-		if end, err = l.replay(l.segments[i], r, i == 0); err != nil {
+		if end, err = l.replay(l.segments[i], r, &confs); err != nil {
 			return fmt.Errorf("segment %s: %w", segmentName(numbers[i]), err)
 		}
 	}
+	l.hard.commit = max(l.hard.commit, confs.committed)
 	// What was read may never have been synced: it may be in the page cache only. From here on it counts as durable, and
 	// the next segment attests it.
 	if err := syncFile(s.fs, paths[len(readers)-1]); err != nil {
@@ -84,8 +88,31 @@ func (s *Store) recoverLog() error {
 	return s.alignLog()
 }
 
+// confTrail follows the changes of the configuration through a log that is being read. A leader proposes one only after it has
+// applied the one before: whoever holds a change knows that the one before it is committed, also from a log of a build whose
+// frames did not say so.
+type confTrail struct {
+	indexes   []uint64 // of the changes that count
+	committed uint64
+}
+
+func (t *confTrail) take(entries []*pb.Entry) {
+	for _, e := range entries {
+		for n := len(t.indexes); n > 0 && t.indexes[n-1] >= e.GetIndex(); n-- {
+			t.indexes = t.indexes[:n-1] // replaced
+		}
+		if e.GetType() == pb.EntryNormal {
+			continue
+		}
+		if n := len(t.indexes); n > 0 {
+			t.committed = max(t.committed, t.indexes[n-1])
+		}
+		t.indexes = append(t.indexes, e.GetIndex())
+	}
+}
+
 // replay reads one segment into memory.
-func (l *raftLog) replay(s *segment, r *seal.StreamReader, first bool) (seal.PrevSegment, error) {
+func (l *raftLog) replay(s *segment, r *seal.StreamReader, confs *confTrail) (seal.PrevSegment, error) {
 	id, base, err := decodeContext(r.Context())
 	if err != nil {
 		return seal.PrevSegment{}, err
@@ -94,7 +121,7 @@ func (l *raftLog) replay(s *segment, r *seal.StreamReader, first bool) (seal.Pre
 		return seal.PrevSegment{}, ErrRolledBack.WithHint("the log is of member %x in cluster %x, the marker of member %x in cluster %x",
 			id.member, id.cluster, l.id.member, l.id.cluster)
 	}
-	if first {
+	if s == l.segments[0] {
 		l.start, l.last = base, base.index
 	}
 	for {
@@ -112,6 +139,7 @@ func (l *raftLog) replay(s *segment, r *seal.StreamReader, first bool) (seal.Pre
 		if err := l.fits(&c); err != nil {
 			return seal.PrevSegment{}, err
 		}
+		confs.take(c.entries)
 		l.mu.Lock()
 		l.takeLocked(&c, s, ref)
 		l.mu.Unlock()
