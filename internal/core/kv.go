@@ -93,7 +93,7 @@ func (c *Core) proposeOnce(ctx context.Context, who policy.Principal, r state.Re
 	if err != nil {
 		return nil, err
 	}
-	w, err := c.proposals.submit(state.Call{Who: who, Request: sent}, c.clock(), c.timeout, nil)
+	w, err := c.proposals.submit(state.Call{Who: who, Request: sent}, c.clock(), c.timeout, errand{})
 	if err != nil {
 		if errors.Is(err, ErrTooManyRequests) {
 			c.stats.tooMany.Add(1)

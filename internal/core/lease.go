@@ -258,28 +258,32 @@ func (c *Core) tickLeases(now time.Time) {
 		if len(ids) == 0 {
 			break
 		}
-		c.background(&state.LeaseRevoke{IDs: ids, Expired: true}, func(r state.Result) {
+		c.decree(&state.LeaseRevoke{IDs: ids, Expired: true}, errand{term: term, then: func(r state.Result) {
 			c.lessor.revoked(ids, term, c.clock(), isRefused(r.Err))
 			if r.Err != nil {
 				c.log.Warn("expired leases were not revoked", "leases", len(ids), "error", r.Err)
 			}
-		})
+		}})
 	}
-	if record := c.lessor.due(now); len(record) > 0 {
-		c.background(&state.LeaseCheckpoint{Remaining: record}, func(r state.Result) {
+	if record, term := c.lessor.due(now); len(record) > 0 {
+		c.decree(&state.LeaseCheckpoint{Remaining: record}, errand{term: term, then: func(r state.Result) {
 			if r.Err != nil {
 				c.log.Warn("the time that leases have left was not recorded", "leases", len(record), "error", r.Err)
 			}
-		})
+		}})
 	}
 }
 
-// background proposes a request of this member's own clockwork. then is always called, on the applier, on the clock or
-// at once.
-func (c *Core) background(r state.Request, then func(state.Result)) {
-	_, err := c.proposals.submit(state.Call{Who: c.system, Request: r}, c.clock(), c.timeout, then)
+// background proposes a request of this member's own clockwork. then is always called, on the applier, on the clock, on the
+// log's loop or at once.
+func (c *Core) background(r state.Request, then func(state.Result)) { c.decree(r, errand{then: then}) }
+
+// decree is background for what only the leader of a term may say. What is appended in one term precedes all that the leader
+// of a later one applies before its clocks begin: so no lease or session ends that a later leader has renewed.
+func (c *Core) decree(r state.Request, e errand) {
+	_, err := c.proposals.submit(state.Call{Who: c.system, Request: r}, c.clock(), c.timeout, e)
 	if err != nil {
-		then(state.Result{Err: err})
+		e.then(state.Result{Err: err})
 		return
 	}
 	c.replog.Wake()

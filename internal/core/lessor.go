@@ -269,13 +269,12 @@ func (l *lessor) revoked(ids []int64, term uint64, now time.Time, refused bool) 
 }
 
 // due returns what is to be checkpointed: renewed leases with their whole time, and long ones with what they have left.
-func (l *lessor) due(now time.Time) map[int64]int64 {
+func (l *lessor) due(now time.Time) (record map[int64]int64, term uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.leads {
-		return nil
+		return nil, 0
 	}
-	var record map[int64]int64
 	take := func(id, left int64) {
 		if record == nil {
 			record = map[int64]int64{}
@@ -290,11 +289,11 @@ func (l *lessor) due(now time.Time) map[int64]int64 {
 		delete(l.undo, id)
 	}
 	if l.interval == 0 || now.Before(l.recordAt) {
-		return record
+		return record, l.term
 	}
 	for _, e := range l.heap {
 		if len(record) >= leasesPerRecord {
-			return record // the rest at the next tick
+			return record, l.term // the rest at the next tick
 		}
 		if e.checkpoint.IsZero() || now.Before(e.checkpoint) || !now.Before(e.expiry) {
 			continue
@@ -305,7 +304,7 @@ func (l *lessor) due(now time.Time) map[int64]int64 {
 		e.checkpoint = now.Add(l.interval)
 	}
 	l.recordAt = now.Add(min(l.interval, time.Second))
-	return record
+	return record, l.term
 }
 
 // expiryHeap orders leases by their end, then by id.

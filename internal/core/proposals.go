@@ -26,8 +26,16 @@ type waiter struct {
 	state    atomic.Uint32
 	index    uint64
 	result   state.Result
-	done     chan struct{}        // capacity 1
-	then     func(r state.Result) // instead of done, for requests of core itself; runs on the applier or the clock
+	done     chan struct{} // capacity 1
+	errand                 // instead of done, for requests of core itself
+}
+
+// errand is what core itself asks for. then runs on the applier, on the clock or on the log's loop. If term is not 0, the
+// request counts only if this member appends it as the leader of that term: it never travels to another leader, whose clocks
+// say something else by now.
+type errand struct {
+	then func(r state.Result)
+	term uint64
 }
 
 // proposals queues requests for the log, remembers which batch each went into, and answers them. It never gives a request
@@ -62,10 +70,10 @@ func (p *proposals) setup(name state.Proposal, limit int64) {
 	p.pool.New = func() any { return &waiter{done: make(chan struct{}, 1)} }
 }
 
-// submit queues a request. The caller waits on the waiter's done unless then is set.
-func (p *proposals) submit(call state.Call, now time.Time, timeout time.Duration, then func(state.Result)) (*waiter, error) {
+// submit queues a request. The caller waits on the waiter's done unless it is an errand.
+func (p *proposals) submit(call state.Call, now time.Time, timeout time.Duration, e errand) (*waiter, error) {
 	w := p.pool.Get().(*waiter)
-	w.call, w.size, w.start, w.deadline, w.then = call, int64(state.Size(call.Request))+64, now, now.Add(timeout), then
+	w.call, w.size, w.start, w.deadline, w.errand = call, int64(state.Size(call.Request))+64, now, now.Add(timeout), e
 	w.state.Store(waiting)
 	p.mu.Lock()
 	err := p.err
@@ -85,7 +93,7 @@ func (p *proposals) submit(call state.Call, now time.Time, timeout time.Duration
 }
 
 func (p *proposals) recycle(w *waiter) {
-	w.call, w.result, w.then, w.index = state.Call{}, state.Result{}, nil, 0
+	w.call, w.result, w.errand, w.index = state.Call{}, state.Result{}, errand{}, 0
 	p.pool.Put(w)
 }
 
@@ -110,7 +118,7 @@ func (p *proposals) answer(w *waiter, index uint64, r state.Result) {
 // Next implements replica.Source: it packs what waits into one batch of at most maxBytes.
 func (c *Core) Next(maxBytes int) (data []byte, ok bool) {
 	for {
-		seq, waiters := c.proposals.take(int64(maxBytes))
+		seq, waiters := c.proposals.take(int64(maxBytes), c.leads)
 		if len(waiters) == 0 {
 			return nil, false
 		}
@@ -124,15 +132,29 @@ func (c *Core) Next(maxBytes int) (data []byte, ok bool) {
 	}
 }
 
-// take moves waiters from the queue into a new slot of the ring.
-func (p *proposals) take(maxBytes int64) (uint64, []*waiter) {
+// leads reports whether this member leads in term now. It is asked on the log's loop, so that it holds until the batch that
+// Next returns is appended or given back.
+func (c *Core) leads(term uint64) bool {
+	s := c.replog.Status()
+	return s.Self && s.Term == term
+}
+
+// take moves waiters from the queue into a new slot of the ring. Errands of a term in which this member does not lead any
+// more are answered as undone.
+func (p *proposals) take(maxBytes int64, leads func(term uint64) bool) (uint64, []*waiter) {
 	p.mu.Lock()
-	var batch []*waiter
+	var batch, deposed []*waiter
 	var size int64
 	for p.head < len(p.queue) {
 		w := p.queue[p.head]
 		if w.state.Load() == abandoned {
 			p.bytes -= w.size
+			p.popLocked()
+			continue
+		}
+		if w.term != 0 && !leads(w.term) {
+			p.bytes -= w.size
+			deposed = append(deposed, w)
 			p.popLocked()
 			continue
 		}
@@ -155,6 +177,9 @@ func (p *proposals) take(maxBytes int64) (uint64, []*waiter) {
 		*s = slot{seq: seq, waiters: batch}
 	}
 	p.mu.Unlock()
+	for _, w := range deposed {
+		p.answer(w, 0, state.Result{Err: ErrNotLeader})
+	}
 	for _, w := range forgotten {
 		p.answer(w, 0, state.Result{Err: ErrTimeoutLeaderFail})
 	}

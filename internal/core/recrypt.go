@@ -238,5 +238,5 @@ func (c *Core) submitRewrite(ctx context.Context, who policy.Principal, kv *mvcc
 	if err != nil {
 		return nil, err
 	}
-	return c.proposals.submit(state.Call{Who: who, Request: sent}, c.clock(), c.timeout, nil)
+	return c.proposals.submit(state.Call{Who: who, Request: sent}, c.clock(), c.timeout, errand{})
 }

@@ -216,14 +216,14 @@ func (c *Core) tickSessions(now time.Time) {
 		for i, id := range ids {
 			r.Ops[i] = catalog.Op{Verb: catalog.SessionExpire, Session: &catalog.Session{ID: id}}
 		}
-		c.background(r, func(res state.Result) {
+		c.decree(r, errand{term: term, then: func(res state.Result) {
 			out, _ := res.Value.(*catalog.Outcome)
 			failed := out != nil && len(out.Failures) > 0
 			c.sessions.settled(ids, term, c.clock(), failed || isRefused(res.Err))
 			if (failed || res.Err != nil) && !errors.Is(res.Err, ErrStopped) {
 				c.log.Warn("sessions whose time is over were not ended", "sessions", len(ids), "error", res.Err)
 			}
-		})
+		}})
 	}
 }
 

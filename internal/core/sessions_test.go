@@ -350,3 +350,41 @@ func TestAgentRenewsItsOwn(t *testing.T) {
 	denied(t, err)
 	want(t, err, state.ErrPermissionDenied)
 }
+
+// TestDeposedClocksAreNotHeard: what a leader's clocks decided and it could not append before it was deposed never reaches the
+// next leader, who may have renewed what it ends.
+func TestDeposedClocksAreNotHeard(t *testing.T) {
+	t.Parallel()
+	m := start(t, nil)
+	m.session(sid(1), "10s")
+	id, _, err := m.LeaseGrant(m.ctx, m.anon, 7, 20)
+	must(t, err)
+	m.putLease("leased", id)
+	m.loop.set(func() { m.loop.hold = true })
+	m.pass(20 * time.Second) // both have ended, and wait to be appended
+	if n := m.proposals.queuedBytes(); n == 0 {
+		t.Fatal("nothing was proposed")
+	}
+	m.loop.set(func() { m.loop.status.Leadership = replica.Leadership{Leader: testMember + 1, Term: 2} })
+	before := m.loop.index
+	m.loop.release()
+	if m.loop.index != before || m.proposals.queuedBytes() != 0 {
+		t.Fatal("it was sent to the next leader")
+	}
+	m.loop.set(func() { m.loop.status.Leadership = replica.Leadership{Leader: testMember, Term: 3, Self: true} })
+	m.pass(0)
+	if _, err := m.RenewSession(m.ctx, m.anon, sid(1)); err != nil {
+		t.Fatal(err)
+	}
+	if ttl, err := m.LeaseRenew(m.ctx, m.anon, id); err != nil || ttl != 20 {
+		t.Fatal(ttl, err)
+	}
+	m.loop.Wake()
+	if !m.lives(sid(1)) || m.get("leased") != "" {
+		t.Fatal("what was renewed has ended")
+	}
+	m.pass(20 * time.Second)
+	if m.lives(sid(1)) || m.get("leased") != "-" {
+		t.Fatal("what was not renewed lives on")
+	}
+}

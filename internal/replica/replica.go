@@ -270,7 +270,8 @@ const (
 
 // pull takes batches from Source while there is room for them, and returns the bytes.
 func (r *Replica) pull() (bytes int) {
-	for r.member.Accepts() && r.reachesLeader() && r.appending+r.member.pendingBatches() < r.o.AppendsPending && r.heldBytes < maxHeld {
+	// What Source makes of Status must be what the member is: a change of leadership is told first.
+	for r.member.leadership() == r.leadership && r.member.Accepts() && r.reachesLeader() && r.appending+r.member.pendingBatches() < r.o.AppendsPending && r.heldBytes < maxHeld {
 		data, ok := r.o.Source.Next(r.o.BatchBytes)
 		if !ok {
 			return bytes
@@ -311,6 +312,7 @@ func (r *Replica) carryOut(pulled int) (more bool, err error) {
 	out := r.member.Take()
 	if out.Leadership != nil {
 		r.leadershipChanged(*out.Leadership)
+		r.box.wake() // what waits in Source may go now
 	}
 	for _, l := range out.Lost {
 		if data, ok := r.settle(l.Ticket); ok {
