@@ -564,7 +564,9 @@ func TestManyCertificates(t *testing.T) {
 		t.Errorf("revoked %d", len(out.Revoked))
 	}
 	list, _ := m.list("web")
-	if len(list.RevokedCertificateEntries) != many || list.Number.Cmp(big.NewInt(2)) != 0 {
+	// The first list is empty. What revokes takes 50 at a time and makes one list at its end, but the clock of the authority may
+	// find the list stale in between: each list then has more lines than the one before.
+	if n := list.Number.Int64(); len(list.RevokedCertificateEntries) != many || n < 2 || n > 1+(many+49)/50 {
 		t.Errorf("number %v, %d lines", list.Number, len(list.RevokedCertificateEntries))
 	}
 	seen, revoked, pages := map[string]bool{}, 0, 0
