@@ -198,7 +198,7 @@ func (a *Authority) handleAuthorities(mux *http.ServeMux) {
 			writeFault(w, err)
 			return
 		}
-		a.sendList(w, r, n)
+		a.sendList(w, r, n, nil)
 	})
 }
 
@@ -399,19 +399,11 @@ func (a *Authority) markRevoked(ctx context.Context, issuer string, page []Issue
 	})
 }
 
-// serveList is the public side's list. Strangers make nothing anew, and few are served at a time.
+// serveList is the public side's list. Strangers make nothing anew, and few are served a large list at a time.
 func (a *Authority) serveList(w http.ResponseWriter, r *http.Request) {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crl")
 	if !ok {
 		http.NotFound(w, r)
-		return
-	}
-	select {
-	case a.lists <- struct{}{}:
-		defer func() { <-a.lists }()
-	default:
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "busy", http.StatusServiceUnavailable)
 		return
 	}
 	n, err := a.lookup(r.Context(), name, true)
@@ -419,11 +411,11 @@ func (a *Authority) serveList(w http.ResponseWriter, r *http.Request) {
 		writeFault(w, err)
 		return
 	}
-	a.sendList(w, r, n)
+	a.sendList(w, r, n, a.lists)
 }
 
-// sendList writes the list in force.
-func (a *Authority) sendList(w http.ResponseWriter, r *http.Request, n *Named) {
+// sendList writes the list in force. A large one is written when there is a turn; nil turns: at once.
+func (a *Authority) sendList(w http.ResponseWriter, r *http.Request, n *Named, turns chan struct{}) {
 	if n.Certificate() == nil {
 		writeFault(w, ErrWaiting)
 		return
@@ -436,9 +428,23 @@ func (a *Authority) sendList(w http.ResponseWriter, r *http.Request, n *Named) {
 	if err == nil {
 		size, err = list.list(n).Size(list.Signature)
 	}
+	var whole []byte
+	if err == nil && size <= listKept {
+		whole, err = a.wholeList(r.Context(), n, list)
+	}
 	if err != nil {
 		writeFault(w, err)
 		return
+	}
+	if whole == nil && turns != nil {
+		select {
+		case turns <- struct{}{}:
+			defer func() { <-turns }()
+		default:
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "busy", http.StatusServiceUnavailable)
+			return
+		}
 	}
 	h := w.Header()
 	tag := `"` + strconv.FormatInt(list.Number, 10) + `"`
@@ -452,6 +458,10 @@ func (a *Authority) sendList(w http.ResponseWriter, r *http.Request, n *Named) {
 	}
 	h.Set("Content-Length", strconv.FormatInt(size, 10))
 	if r.Method == http.MethodHead {
+		return
+	}
+	if whole != nil {
+		w.Write(whole)
 		return
 	}
 	buffered := bufio.NewWriterSize(w, 64<<10)

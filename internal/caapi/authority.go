@@ -77,7 +77,11 @@ type Authority struct {
 	issuers map[policy.Role]ca.Authority
 	keys    map[string]heldKey // of named authorities, opened
 
-	lists chan struct{} // turns of those who write revocation lists to strangers
+	lists chan struct{} // turns of those who write large revocation lists to strangers
+	kept  struct {
+		sync.Mutex
+		lists map[string]keptList // by issuer
+	}
 }
 
 // New returns an authority that has not read its rows yet.

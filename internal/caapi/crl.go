@@ -1,6 +1,7 @@
 package caapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,11 +19,41 @@ import (
 // ErrNoList is returned for an authority that has made no revocation list yet.
 var ErrNoList = fault.New(fault.Unavailable, "the authority has no revocation list yet")
 
-// listTurns is how many lists are written to strangers at the same time.
-const listTurns = 4
+// Who fetches a list may take it as slowly as the port allows, and must not keep others from theirs: lists up to listKept bytes,
+// of listsKept authorities, are kept as they are sent, once for all who ask; larger ones are written to listTurns at a time.
+const (
+	listTurns = 4
+	listKept  = 256 << 10
+	listsKept = 16
+)
+
+// keptList is a list as it is sent.
+type keptList struct {
+	record listRecord
+	der    []byte
+}
+
+// wholeList returns a list that has at most listKept bytes as it is sent.
+func (a *Authority) wholeList(ctx context.Context, n *Named, r *listRecord) ([]byte, error) {
+	issuer := ca.KeyDigest(n.Certificate())
+	a.kept.Lock()
+	defer a.kept.Unlock()
+	if k, ok := a.kept.lists[issuer]; ok && k.record.Number == r.Number && k.record.Revision == r.Revision && k.record.This.Equal(r.This) {
+		return k.der, nil
+	}
+	var b bytes.Buffer
+	if err := a.writeList(ctx, n, r, &b); err != nil {
+		return nil, err
+	}
+	if a.kept.lists == nil || len(a.kept.lists) >= listsKept {
+		a.kept.lists = map[string]keptList{}
+	}
+	a.kept.lists[issuer] = keptList{*r, b.Bytes()}
+	return b.Bytes(), nil
+}
 
 // listRecord is the row of the revocation list in force. The lines are the revocations that are not newer than Revision: with
-// them and the signature every member writes the very same list, and none of them holds it.
+// them and the signature every member writes the very same list, and none of them has to hold it.
 type listRecord struct {
 	Number    int64        `json:"number"`
 	This      time.Time    `json:"thisUpdate"`

@@ -14,6 +14,7 @@ import (
 	"io"
 	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -543,6 +544,45 @@ func TestMemberRevocation(t *testing.T) {
 	put(t, two.client(), "k2", "v2")
 }
 
+// stuck is a reader who never takes what is written.
+type stuck struct {
+	http.ResponseWriter
+	reading, release chan struct{}
+}
+
+func (s *stuck) Write(b []byte) (int, error) {
+	s.reading <- struct{}{}
+	<-s.release
+	return len(b), nil
+}
+
+// slowReaders: strangers who ask for a list and do not take it keep nobody from it.
+func slowReaders(t *testing.T, m *member) {
+	t.Helper()
+	ask := func(w http.ResponseWriter) {
+		m.node.PublicHandlerForTest().ServeHTTP(w, httptest.NewRequestWithContext(timeout(t), http.MethodGet, "/v1/crl/web.crl", nil))
+	}
+	reading, release := make(chan struct{}), make(chan struct{})
+	var readers sync.WaitGroup
+	for range 16 {
+		readers.Go(func() { ask(&stuck{httptest.NewRecorder(), reading, release}) })
+	}
+	for range 16 {
+		select {
+		case <-reading:
+		case <-time.After(10 * time.Second):
+			t.Error("a list waits for somebody who does not take his")
+		}
+	}
+	w := httptest.NewRecorder()
+	ask(w)
+	if list, err := x509.ParseRevocationList(w.Body.Bytes()); w.Code != http.StatusOK || err != nil || len(list.RevokedCertificateEntries) == 0 {
+		t.Errorf("beside slow readers: %d, %v", w.Code, err)
+	}
+	close(release)
+	readers.Wait()
+}
+
 // TestManyCertificates: more than one page of an index, more than one transaction of revocations, more than one page of a list.
 func TestManyCertificates(t *testing.T) {
 	t.Parallel()
@@ -569,6 +609,7 @@ func TestManyCertificates(t *testing.T) {
 	if n := list.Number.Int64(); len(list.RevokedCertificateEntries) != many || n < 2 || n > 1+(many+49)/50 {
 		t.Errorf("number %v, %d lines", list.Number, len(list.RevokedCertificateEntries))
 	}
+	slowReaders(t, m)
 	seen, revoked, pages := map[string]bool{}, 0, 0
 	for from := "?"; from != ""; pages++ {
 		var page caapi.IssuedPage

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/x509"
+	"net/http"
 
 	"holdfast.dev/holdfast/internal/authn"
 	"holdfast.dev/holdfast/internal/ca"
@@ -24,6 +25,9 @@ func (n *Node) IssueForTest(ctx context.Context, r ca.Request) (authn.Pair, erro
 	chain, err := n.pki.authority.Issue(ctx, n.system, r)
 	return authn.Pair{Chain: chain, Key: key}, err
 }
+
+// PublicHandlerForTest is what strangers reach.
+func (n *Node) PublicHandlerForTest() http.Handler { return n.pki.authority.PublicHandler() }
 
 // RevokeForTest commits the row that revokes cert.
 func (n *Node) RevokeForTest(ctx context.Context, cert policy.Certificate) error {
