@@ -4,7 +4,7 @@ BIN     := bin/holdfast
 CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
 CONSUL  := cd test/compat/consul && $(GO) run ./conformance -binary ../../../$(BIN)
 
-.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s e2e torture revocation scale bench fuzz clean
+.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s e2e house torture revocation scale bench fuzz clean
 
 build: ## the binary, in bin/holdfast
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/holdfast
@@ -48,6 +48,9 @@ e2e: build ## end-to-end: guides' command lines, canary, bit flips
 
 guides: build ## follow every page of docs/guides, command by command, and compare what comes back (root for all of it)
 	.ci/guides
+
+house: build ## all data of all paths on three members, killed in the middle of each, HOUSE rounds (default 5, about 10 minutes)
+	cd test && HOLDFAST_BIN=$(CURDIR)/$(BIN) HOLDFAST_HOUSE=$${HOUSE:-5} $(GO) test -count=1 -v -timeout 60m -run 'TestHouse$$' ./e2e
 
 torture: build ## kill -9 at random under load, 100 times on one member and on three
 	cd test && HOLDFAST_TORTURE=1 $(GO) test -count=1 -v -timeout 60m -run TestKill ./e2e
