@@ -153,6 +153,8 @@ func explain(base string, err error) error {
 		hint = "the port seems to speak TLS: try https" + strings.TrimPrefix(base, "http")
 	case strings.Contains(text, "certificate required"):
 		hint = "the port wants a client certificate that its members issued; is it a client port (2379 by default)?"
+	case strings.Contains(text, "bad certificate"), strings.Contains(text, "unknown certificate authority"), strings.Contains(text, "expired certificate"):
+		hint = "the member refuses this certificate: it was revoked, it has expired, or it is not of this cluster; the member's log says which"
 	case strings.Contains(text, "Not Found"):
 		hint = "this is no client port of a Holdfast member (2379 by default)"
 	case errors.Is(err, syscall.ECONNREFUSED):

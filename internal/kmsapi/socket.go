@@ -91,7 +91,7 @@ func clearStale(ctx context.Context, path string) error {
 	case err != nil:
 		return err
 	case info.Mode().Type() != fs.ModeSocket:
-		return fault.New(fault.Conflict, "there is something else than a socket").WithHint("%s is left as it is", path)
+		return fault.New(fault.Conflict, "what is there is not a socket").WithHint("%s is left as it is", path)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
