@@ -1,15 +1,16 @@
 // Package ca makes certificates, revocation lists and join tokens: pure functions over a crypto.Signer.
 //
-// Job: the shape of every certificate that Holdfast issues (root, one issuer per role, leaves by profile), the check of a
-// signing request, CRLs, the PEM and URI spellings, and the join token. Non-job: keeping keys, deciding who may have a
-// certificate, recording what was issued (state), checking presented certificates (authn).
+// Job: the shape of every certificate that Holdfast issues (roots, one issuer per role, named authorities, leaves by profile
+// or form), policies and the check of a signing request against them, revocation lists, the spellings of PEM, names and
+// URIs, and the join token. Non-job: keeping keys, who may ask and recording what was issued (caapi), checking presented
+// certificates (authn).
 //
 // Invariants: no clock, no randomness, no goroutine and no file of its own: a Source brings the instant and the random
-// bytes. A certificate says only what its profile and its Request say: nothing is copied out of a signing request but
-// its public key, so a requester cannot name itself something that the caller did not decide. One issuer serves one
-// role; the issuer's own key usages forbid the certificates of another (a client issuer cannot make a server
-// certificate that anybody verifies). A root has path length 1 and an issuer has path length 0. No certificate outlives
-// its issuer.
+// bytes. A certificate says only what its profile, the policy and the caller say: of a signing request count its public
+// key and, for named authorities, the subject and names that the policy allows. No policy lets in a weak key, a request
+// over a broken hash, or a CA. One issuer serves one role; the issuer's own key usages forbid the certificates of another
+// (a client issuer cannot make a server certificate that anybody verifies). What issues leaves has path length 0. No
+// certificate outlives its issuer.
 package ca
 
 import (

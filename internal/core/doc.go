@@ -3,7 +3,8 @@
 //
 // Job: check rights early, bound and queue proposals, wait for their outcome, serve linearizable and serializable
 // reads, let lookups wait for a change, fan events out to watchers, keep the leader's clocks of leases and sessions,
-// verify passwords and tokens, change the membership, watch the quota, and write the audit record of all that.
+// verify passwords and tokens, encrypt values before the log and open them after a read where an encryption configuration
+// says so, change the membership, watch the quota, and write the audit record of all that.
 //
 // Non-job: protocols (edge packages translate), consensus (replica), the meaning of a command (state decides again in
 // log order; what core decides early only spares the log), files and sockets.
