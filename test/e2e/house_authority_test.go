@@ -33,6 +33,7 @@ type authorityLoads struct {
 	issued  *ledger // common name -> PEM of the certificate
 	revoked *ledger // serial -> ""
 	nodes   *ledger // of the swarm: common name -> PEM
+	founded *ledger // name -> its certificate, PEM
 	sealed  *ledger // plaintext -> key id and ciphertext
 	cluster string  // id of the swarm
 	swarm   []*http.Client
@@ -47,7 +48,7 @@ type authorityLoads struct {
 
 func newAuthorityLoads(h *house) *authorityLoads {
 	t := h.t
-	a := &authorityLoads{h: h, issued: newLedger(), revoked: newLedger(), nodes: newLedger(), sealed: newLedger()}
+	a := &authorityLoads{h: h, issued: newLedger(), revoked: newLedger(), nodes: newLedger(), founded: newLedger(), sealed: newLedger()}
 	h.must("ca", "init", "house", "--mode", "self-signed", "--subject", "/O=Example/CN=House", "--profiles", "etcd-client")
 	h.must("ca", "init", "inner")
 	h.must("ca", "init", "outer", "--mode", "external", "--csr-out", filepath.Join(h.given, "outer.csr"))
@@ -92,8 +93,45 @@ func (a *authorityLoads) loads() []*task {
 		{name: "ca issue", pause: 10 * time.Millisecond, step: a.issue, verify: a.verifyIssued},
 		{name: "ca revoke", pause: 50 * time.Millisecond, step: a.revoke, verify: a.verifyRevoked},
 		{name: "cfssl sign", pause: 20 * time.Millisecond, step: a.enrol, verify: a.verifyNodes},
+		{name: "ca found", pause: 300 * time.Millisecond, step: a.found, verify: a.verifyFounded},
 		a.kms,
 	}
+}
+
+// found makes authorities: their keys are secrets that members share.
+func (a *authorityLoads) found(ctx context.Context, n int) error {
+	name := fmt.Sprintf("f-%d", n) // names of authorities are in logs and URLs
+	var answer struct{ Chain string }
+	err := a.h.onAdmin(ctx, n%houseSize, http.MethodPost, "ca/authorities", map[string]string{"name": name, "mode": "self-signed", "subject": "/O=org-" + a.h.mark + "/CN=f-" + a.h.mark}, &answer)
+	return a.founded.wrote(name, firstBlock(answer.Chain), err)
+}
+
+// verifyFounded also has some of them sign: their keys open.
+func (a *authorityLoads) verifyFounded(t testing.TB, ctx context.Context, who int) {
+	var list struct {
+		Authorities []struct{ Name, Chain string }
+	}
+	check(t, a.h.onAdmin(ctx, who, http.MethodGet, "ca/authorities", nil, &list))
+	have := map[string]string{}
+	for _, n := range list.Authorities {
+		if !strings.HasPrefix(n.Name, "f-") {
+			continue
+		}
+		if _, twice := have[n.Name]; twice {
+			t.Errorf("the authority %s is there twice", n.Name)
+		}
+		have[n.Name] = firstBlock(n.Chain)
+		if len(have) > 8 {
+			continue
+		}
+		var answer struct{ Certificate string }
+		err := a.h.onAdmin(ctx, who, http.MethodPost, "ca/authorities/"+n.Name+"/sign", map[string]any{"profile": "client", "csr": request(pkix.Name{CommonName: "x"})}, &answer)
+		check(t, err)
+		if err := parseLeaf(t, answer.Certificate).CheckSignatureFrom(parseLeaf(t, n.Chain)); err != nil {
+			t.Errorf("%s signs with another key than its own on member %d: %v", n.Name, who, err)
+		}
+	}
+	matches(t, fmt.Sprintf("ca found, member %d", who), a.founded, have)
 }
 
 // request makes a key that is thrown away and a signing request.

@@ -2,10 +2,10 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -437,8 +437,23 @@ func (d *discoveryLoads) verifyServices(t testing.TB, ctx context.Context, who i
 			}
 		}
 	}
-	var none json.RawMessage
-	if _, err := d.h.onConsul(ctx, who, http.MethodGet, "/v1/catalog/service/web-"+d.h.mark+"-1?stale", nil, &none); err != nil || len(none) < 10 {
-		t.Errorf("the catalog of member %d: %s %v", who, none, err)
+	d.verifyNames(t, ctx, who)
+}
+
+// verifyNames asks a member's DNS, and the client agent, for what the member says itself.
+func (d *discoveryLoads) verifyNames(t testing.TB, ctx context.Context, who int) {
+	path := "/v1/catalog/service/web-" + d.h.mark + "-1"
+	var own, agent []struct{ Node, ServiceID string }
+	_, err := d.h.onConsul(ctx, who, http.MethodGet, path, nil, &own)
+	check(t, err)
+	_, err = ask(ctx, d.h.local, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", d.h.agentHTTP, path), nil, &agent)
+	check(t, err)
+	if len(own) < 3 || fmt.Sprint(own) != fmt.Sprint(agent) {
+		t.Errorf("member %d has %d instances, the agent says %d", who, len(own), len(agent))
+	}
+	dns := (&consulCluster{t: d.h.t, dns: d.h.dns}).resolver(who)
+	hosts, err := dns.LookupHost(ctx, "web-"+d.h.mark+"-1.service.consul.")
+	if err != nil || len(hosts) != 2 || !slices.Contains(hosts, "192.0.2.1") { // the node that nobody runs, and the loopback address of all others
+		t.Errorf("DNS of member %d: %v %v", who, hosts, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 )
 
 // verify holds everything that was acknowledged against what each member has, and members against each other.
@@ -180,7 +182,7 @@ func (h *house) rights() {
 	t.Helper()
 	ctx := t.Context()
 	conf, _ := h.issueAside("client", "reader-"+h.mark)
-	cl, err := clientv3.New(clientv3.Config{Endpoints: h.endpoints(), TLS: conf, Username: "reader-" + h.mark, Password: "p-" + h.mark, DialTimeout: 10 * time.Second})
+	cl, err := clientv3.New(clientv3.Config{Endpoints: h.endpoints(), TLS: conf, Username: "reader-" + h.mark, Password: "p-" + h.mark, Logger: zap.NewNop(), DialTimeout: 10 * time.Second})
 	check(t, err)
 	defer cl.Close()
 	if _, err := cl.Put(ctx, "own/"+h.mark, "v"); err != nil {
@@ -261,19 +263,9 @@ func keyForms() map[string][]byte {
 func (h *house) canary() {
 	t := h.t
 	t.Helper()
-	needles := map[string][]byte{}
-	add := func(what string, b []byte) {
-		needles[what] = b
-		needles[what+", in hexadecimal"] = []byte(hex.EncodeToString(b))
-		for shift := range 3 { // as part of something longer
-			text := base64.RawStdEncoding.EncodeToString(append(make([]byte, shift), b...))
-			text = text[(shift*8+5)/6:]
-			needles[fmt.Sprintf("%s, in base64 (%d)", what, shift)] = []byte(text[:len(text)-len(text)%4-1])
-		}
-	}
-	add("the marker", []byte(h.mark))
+	needles := formsOf("the marker", []byte(h.mark))
 	for name, b := range h.secrets {
-		add(name, b)
+		maps.Copy(needles, formsOf(name, b))
 	}
 	files, size, hits := 0, int64(0), 0
 	search := func(where string, data []byte, more map[string][]byte) {
@@ -314,9 +306,35 @@ func (h *house) canary() {
 	h.proveNeedles()
 }
 
-// proveNeedles: what is searched for is what stands in the files that users keep.
+// formsOf returns what of a secret would stand in a file: itself, in hexadecimal, in base64 wherever it begins.
+func formsOf(what string, b []byte) map[string][]byte {
+	forms := map[string][]byte{what: b, what + ", in hexadecimal": []byte(hex.EncodeToString(b))}
+	for shift := range 3 { // as part of something longer
+		text := base64.RawStdEncoding.EncodeToString(append(make([]byte, shift), b...))
+		text = text[(shift*8+5)/6:]
+		if (shift+len(b))%3 != 0 {
+			text = text[:len(text)-1] // shared with what follows
+		}
+		forms[fmt.Sprintf("%s, in base64 (%d)", what, shift)] = []byte(text)
+	}
+	return forms
+}
+
+// proveNeedles: what is searched for is what stands in the files that users keep, and in every form of what is longer.
 func (h *house) proveNeedles() {
 	h.t.Helper()
+	for shift := range 3 {
+		longer := strings.Repeat("x", shift) + h.mark + "tail"
+		for form, text := range map[string]string{"plain": longer, "hexadecimal": hex.EncodeToString([]byte(longer)), "base64": base64.StdEncoding.EncodeToString([]byte(longer))} {
+			found := false
+			for _, needle := range formsOf("", []byte(h.mark)) {
+				found = found || strings.Contains(text, string(needle))
+			}
+			if !found {
+				h.t.Errorf("the marker after %d bytes would not be found in %s", shift, form)
+			}
+		}
+	}
 	data, err := os.ReadFile(h.encryption(0))
 	check(h.t, err)
 	if !bytes.Contains(data, h.secrets["encryption key 1, base64"]) {

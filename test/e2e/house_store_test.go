@@ -26,6 +26,7 @@ type storeLoads struct {
 	secrets *ledger
 	current atomic.Int64 // number of the encryption key that everything is stored with
 	kept    clientv3.LeaseID
+	filled  int
 	ended   atomic.Bool // the kept lease was lost
 
 	mu      sync.Mutex
@@ -121,6 +122,27 @@ func (s *storeLoads) secret(ctx context.Context, n int) error {
 	key, value := fmt.Sprintf("/registry/secrets/%s/%08d", s.h.mark, n), fmt.Sprintf("s-%s-%d", s.h.mark, n)
 	_, err := s.cl.Put(ctx, key, value)
 	return s.secrets.wrote(key, value, err)
+}
+
+// fill adds values that are there to be encrypted anew.
+func (s *storeLoads) fill() {
+	s.filled++
+	ctx, cancel := context.WithTimeout(s.h.t.Context(), 2*time.Minute)
+	defer cancel()
+	var work sync.WaitGroup
+	for w := range 8 {
+		work.Go(func() {
+			for i := range 500 {
+				key, value := fmt.Sprintf("/registry/secrets/%s/fill/%d/%d/%d", s.h.mark, s.filled, w, i), fmt.Sprintf("f-%s-%d-%d", s.h.mark, w, i)
+				_, err := s.cl.Put(ctx, key, value)
+				if s.secrets.wrote(key, value, err) != nil {
+					s.h.t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	work.Wait()
 }
 
 // keepAlive renews one lease of 20 s through all kills.

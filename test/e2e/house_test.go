@@ -45,6 +45,10 @@ func TestHouse(t *testing.T) {
 		}
 		h.killDuringReencryption(round)
 		h.killOthers(round)
+		h.killAll()
+		for _, l := range h.loads {
+			h.progress(l, 3, "after all were killed at once")
+		}
 	}
 	h.rest()
 	h.verify("after the kills")
@@ -476,6 +480,7 @@ func (h *house) leader() int {
 // killDuringReencryption rotates the encryption key and kills a member while everything is encrypted anew.
 func (h *house) killDuringReencryption(round int) {
 	h.t.Helper()
+	h.store.fill()
 	h.newKey()
 	declares := h.rng.IntN(houseSize)
 	h.kill(declares)
@@ -483,8 +488,11 @@ func (h *house) killDuringReencryption(round int) {
 	h.ready(declares)
 	done := make(chan error, 1)
 	go func() { _, err := h.runCommand("seal", "reencrypt"); done <- err }()
-	wait(h.t.Context(), time.Duration(20+h.rng.IntN(200))*time.Millisecond)
-	victim := (declares + 1 + round%2) % houseSize
+	victim := 0 // who is asked first
+	if round%2 == 1 {
+		victim = h.leader()
+	}
+	wait(h.t.Context(), time.Duration(50+h.rng.IntN(250))*time.Millisecond)
 	h.kill(victim)
 	first := <-done
 	h.start(victim)
