@@ -43,10 +43,11 @@ so that "holdfast ctl" and "holdfast status" work at once.
 
 A second member starts with a token that "holdfast token create" prints on the first:
 
-  holdfast server --join HF1-...
+  holdfast server --join-file token
 
-Ports: 2379 clients, 2380 members, 2378 public (the root certificate, joining, liveness). The key that opens the data
-directory is kept under the user's configuration directory unless --seal-kek says otherwise.
+Ports: 2379 clients, 2380 members, 2378 public (the root certificate, joining, liveness, revocation lists). Discovery as Consul
+serves it, CFSSL and metrics are served where --listen-... says so. The key that opens the data directory is kept under the
+user's configuration directory unless --seal-kek says otherwise.
 
 Everything can be written into one strict YAML file (--config); flags win over the file. --print-config shows the
 effective configuration in that form, every key with its value.`,

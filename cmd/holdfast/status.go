@@ -151,9 +151,12 @@ func newToken() *cobra.Command {
 		Use:   "create",
 		Short: "Create a join token",
 		Long: `Create a join token: it pins the cluster's root certificate and carries a secret that admits one member, once. The
-cluster keeps only its hash. On the other host:
+cluster keeps only its hash. Carry it to the other host over a safe way, as a file:
 
-  holdfast server --join TOKEN`,
+  holdfast token create > token
+  holdfast server --join-file token
+
+--join TOKEN works too, but others on that host can see arguments.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if ttl < time.Second {
@@ -167,7 +170,7 @@ cluster keeps only its hash. On the other host:
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), answer.Token)
-			fmt.Fprintf(cmd.ErrOrStderr(), "admits one member until %s; on that host: holdfast server --join TOKEN\n", answer.Expires.Local().Format(time.RFC1123))
+			fmt.Fprintf(cmd.ErrOrStderr(), "admits one member until %s; on that host: holdfast server --join-file FILE with the line above\n", answer.Expires.Local().Format(time.RFC1123))
 			return nil
 		},
 	}
