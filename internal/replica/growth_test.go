@@ -31,8 +31,8 @@ type growth struct {
 	ids     []uint64 // of members that exist, in the order of their creation
 	net     []any    // *pb.Message, growthSnapshot, simForward, simAnswer
 
-	leaders map[uint64]uint64 // term -> who led in it
-	log     []position        // what the cluster applied, from index 2 on
+	leaders map[uint64][2]uint64 // term -> who led in it, in which of its runs
+	log     []position           // what the cluster applied, from index 2 on
 	data    []string
 	confs   []uint64 // indexes of the changes that were carried out
 	tickets int
@@ -70,7 +70,7 @@ type growthSnapshot struct {
 const growthSegment = 4 << 10
 
 func newGrowth(t *testing.T, seed uint64, trace io.Writer) *growth {
-	g := &growth{t: t, rng: rand.New(rand.NewPCG(seed, 2)), trace: trace, members: map[uint64]*grown{}, leaders: map[uint64]uint64{}, next: 2}
+	g := &growth{t: t, rng: rand.New(rand.NewPCG(seed, 2)), trace: trace, members: map[uint64]*grown{}, leaders: map[uint64][2]uint64{}, next: 2}
 	g.create(1, []Peer{{ID: 1}}, []uint64{1})
 	return g
 }
@@ -267,10 +267,11 @@ func (g *growth) elected(x *grown) {
 	term := x.m.term
 	fmt.Fprintf(g.trace, "%d leads in term %d, voters %v\n", x.id, term, x.m.conf.GetVoters())
 	g.counts.elections++
-	if other, ok := g.leaders[term]; ok && other != x.id {
-		g.t.Fatalf("both %d and %d lead in term %d", other, x.id, term)
+	self := [2]uint64{x.id, x.runs}
+	if other, ok := g.leaders[term]; ok && other != self {
+		g.t.Fatalf("both %v and %v (member, run) lead in term %d", other, self, term)
 	}
-	g.leaders[term] = x.id
+	g.leaders[term] = self
 	at := max(x.ledger.State().Applied, x.m.applied)
 	behind := 0
 	for _, index := range g.confs {
@@ -419,8 +420,10 @@ func (g *growth) deliver() {
 			g.t.Fatal(err)
 		}
 	case simForward:
+		fmt.Fprintf(g.trace, "forward %d->%d ticket %d\n", from, to, m.f.Ticket)
 		x.m.Forwarded(from, m.f.Ticket, slices.Clone(m.f.Data))
 	case simAnswer:
+		fmt.Fprintf(g.trace, "answer %d->%d ticket %d: %d of term %d\n", from, to, m.a.Ticket, m.a.Index, m.a.Term)
 		x.m.Answered(from, m.a.Ticket, m.a.Index, m.a.Term)
 	}
 	g.collect(x)
@@ -577,5 +580,36 @@ func TestGrowth(t *testing.T) {
 	t.Logf("%d proposals settled, %d elections, %d crashes, %d snapshots, %d changes, up to %d voters", settled, elections, crashes, snapshots, changes, most)
 	if n := int(last - first); n >= 10 && (settled < 10*n || changes < 2*n || snapshots < n/5 || most < 4) {
 		t.Error("too little got through to show anything")
+	}
+}
+
+// TestVoteIsDurableFirst: a candidate asks for votes when its own is durable, not before: two others could elect it, and after
+// a crash elect it again in the same term, with other entries in the places of the former ones.
+func TestVoteIsDurableFirst(t *testing.T) {
+	s := newSim(t, 3, 1, io.Discard)
+	x := s.members[0]
+	one, two, term := uint64(1), uint64(2), uint64(2)
+	asks := func() (n int) {
+		for _, m := range s.net {
+			if m, ok := m.(*pb.Message); ok && m.GetType() == pb.MsgVote {
+				n++
+			}
+		}
+		return n
+	}
+	x.m.Campaign()
+	s.collect(x)
+	if err := x.m.Step(&pb.Message{Type: pb.MsgPreVoteResp.Enum(), From: &two, To: &one, Term: &term}); err != nil {
+		t.Fatal(err)
+	}
+	s.collect(x)
+	if n := asks(); n != 0 || len(x.appends) == 0 {
+		t.Fatalf("%d requests for votes before the vote is written, %d appends", n, len(x.appends))
+	}
+	for len(x.appends) > 0 {
+		s.append(x)
+	}
+	if hard, _, err := x.storage.InitialState(); err != nil || hard.GetTerm() != 2 || hard.GetVote() != 1 || asks() != 2 {
+		t.Fatalf("%v, %d requests, %v", hard, asks(), err)
 	}
 }

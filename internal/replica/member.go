@@ -52,9 +52,18 @@ type Member struct {
 	confIndex   uint64 // a configuration change may be proposed once this index is applied
 	restored    uint64 // index of the newest snapshot that raft has taken: its configuration is raft's at once, installed or not
 
-	reads reads
-	props proposals
-	out   Effects
+	asking []asking
+	reads  reads
+	props  proposals
+	out    Effects
+}
+
+// asking are the requests of a candidate for votes, which wait until its own term and vote are durable. Raft would let them
+// go at once: enough others elect a leader that has nothing on disk. After a crash it could be elected in the same term again,
+// and give other entries the places of those that it has sent before.
+type asking struct {
+	vote     *pb.Message // the append that carries term and vote
+	requests []*pb.Message
 }
 
 // Effects is what must follow, in this order: Leadership, Lost, Reads and Answers are told; Forwards and Messages are
@@ -307,6 +316,12 @@ func (m *Member) Appended(msg *pb.Message) {
 		}
 		m.local(r)
 	}
+	m.asking = slices.DeleteFunc(m.asking, func(a asking) bool {
+		if a.vote == msg {
+			m.out.Messages = append(m.out.Messages, a.requests...)
+		}
+		return a.vote == msg
+	})
 	if s := msg.GetSnapshot(); s != nil {
 		index := s.GetMetadata().GetIndex()
 		m.applied, m.last = max(m.applied, index), max(m.last, index)
@@ -464,14 +479,25 @@ func (m *Member) take(rd raft.Ready) {
 	for _, s := range rd.ReadStates {
 		m.reads.done(m.cfg.Run, s, &m.out)
 	}
+	var vote asking
 	for _, msg := range rd.Messages {
-		switch msg.GetTo() {
-		case raft.LocalAppendThread:
+		switch {
+		case msg.GetTo() == raft.LocalAppendThread:
+			vote.vote = msg
 			m.out.Append = append(m.out.Append, msg)
-		case raft.LocalApplyThread:
+		case msg.GetTo() == raft.LocalApplyThread:
 			m.out.Apply = append(m.out.Apply, msg)
+		case msg.GetType() == pb.MsgVote:
+			vote.requests = append(vote.requests, msg)
 		default:
 			m.out.Messages = append(m.out.Messages, msg)
 		}
+	}
+	switch {
+	case len(vote.requests) == 0:
+	case vote.vote == nil || vote.vote.Vote == nil: // raft gives both at once; if it did not, another election would follow
+		m.cfg.Logger.Warningf("requests for votes that come without the vote to be written are dropped")
+	default:
+		m.asking = append(m.asking, vote)
 	}
 }
