@@ -146,21 +146,22 @@ func (a *application) deleteNode(n *Node) error {
 	if err := a.endSessionsOf(tableNodeSess, fold(n.Name)); err != nil {
 		return err
 	}
-	services, err := a.servicesOf(n.Name)
-	if err != nil {
-		return err
-	}
-	for i := range services {
-		if err := a.deleteService(&services[i]); err != nil {
-			return err
-		}
-	}
+	// The checks first, all at once: to look for those of each service would be quadratic in what a node has.
 	checks, err := a.checksOf(n.Name)
 	if err != nil {
 		return err
 	}
 	for i := range checks {
 		if err := a.deleteCheck(&checks[i]); err != nil {
+			return err
+		}
+	}
+	services, err := a.servicesOf(n.Name)
+	if err != nil {
+		return err
+	}
+	for i := range services {
+		if err := a.dropService(&services[i]); err != nil {
 			return err
 		}
 	}
@@ -293,6 +294,11 @@ func (a *application) deleteService(s *Service) error {
 			return err
 		}
 	}
+	return a.dropService(s)
+}
+
+// dropService deletes a service that has no checks any more.
+func (a *application) dropService(s *Service) error {
 	a.cat.remove(rowKey(tableService, fold(s.Node), fold(s.ID)))
 	if _, err := a.drop(instanceKey(s)); err != nil {
 		return err
