@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,5 +90,31 @@ func TestFailedSync(t *testing.T) {
 				wantKey(t, cl, "after", "v")
 			}
 		})
+	}
+}
+
+// TestFullDiskAtStart: the storage engine does not return from a manifest that it cannot write. The start ends all the same,
+// with the reason.
+func TestFullDiskAtStart(t *testing.T) {
+	t.Parallel()
+	m := etcdCluster(t, 1)[0]
+	m.start()
+	put(t, dial(t, m), "before", "v")
+	m.stop()
+	env := m.env()
+	env.FS = errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileWrite && strings.HasPrefix(filepath.Base(op.Path), "MANIFEST-") {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	c := *m.config
+	n, err := node.Start(t.Context(), &c, env)
+	if err == nil {
+		<-n.Done()
+		err = n.Wait()
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("it ended with %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -75,7 +76,10 @@ func Start(ctx context.Context, c *config.Config, env Env) (*Node, error) {
 func start(ctx context.Context, n *Node) (*Node, error) {
 	n.system, n.ready, n.done = policy.NewSystem("holdfast"), make(chan struct{}), make(chan struct{})
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	if err := n.open(ctx); err != nil {
+	if err := n.openOrEnd(ctx); err != nil {
+		if errors.Is(err, errStuck) {
+			return nil, advise(err)
+		}
 		n.cancel(err)
 		return nil, errors.Join(advise(err), n.closeParts())
 	}
@@ -84,6 +88,27 @@ func start(ctx context.Context, n *Node) (*Node, error) {
 	}
 	n.run()
 	return n, nil
+}
+
+// errStuck says that opening did not come back from a fault; nothing that it holds can be closed.
+var errStuck = errors.New("opening the data directory does not return after a fault")
+
+// openOrEnd is open, unless the storage engine meets a fault from which it does not return, such as a full disk under its
+// manifest: then the process must end all the same.
+func (n *Node) openOrEnd(ctx context.Context) error {
+	opened := make(chan error, 1)
+	go func() { opened <- n.open(ctx) }()
+	select {
+	case err := <-opened:
+		return err
+	case <-n.ctx.Done():
+	}
+	select {
+	case err := <-opened:
+		return cmp.Or(err, context.Cause(n.ctx))
+	case <-time.After(faultLimit):
+		return fmt.Errorf("%w: %w", errStuck, context.Cause(n.ctx))
+	}
 }
 
 // lent is what a member gets from the Consul agent that holds it, which has opened it and closes it.
