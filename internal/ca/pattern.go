@@ -64,7 +64,7 @@ func parsePattern(s string) (pattern, error) {
 			return p, fmt.Errorf("%q is no URI with scheme and host", s)
 		}
 	default:
-		return p, fmt.Errorf("%q begins with none of dns:, ip:, email: and uri:", s)
+		return p, fmt.Errorf("%q: a pattern begins with dns:, ip:, email: or uri: and a name", s)
 	}
 	return p, nil
 }
