@@ -486,15 +486,17 @@ func (h *house) killDuringReencryption(round int) {
 	h.kill(declares)
 	h.start(declares)
 	h.ready(declares)
-	done := make(chan error, 1)
-	go func() { _, err := h.runCommand("seal", "reencrypt"); done <- err }()
 	victim := 0 // who is asked first
 	if round%2 == 1 {
 		victim = h.leader()
 	}
-	wait(h.t.Context(), time.Duration(50+h.rng.IntN(250))*time.Millisecond)
+	first := h.spawn(h.env(0), "seal", "reencrypt", "--endpoints", strings.Join(h.endpoints(), ","))
+	if !first.log.wait(" keys looked at", 60*time.Second) {
+		h.t.Fatalf("the re-encryption does not begin:\n%s", first.log)
+	}
+	half := strings.TrimSpace(first.log.String())
 	h.kill(victim)
-	first := <-done
+	<-first.done
 	h.start(victim)
 	h.ready(victim)
 	for end := time.Now().Add(60 * time.Second); ; wait(h.t.Context(), 200*time.Millisecond) {
@@ -507,7 +509,7 @@ func (h *house) killDuringReencryption(round int) {
 		}
 	}
 	h.store.current.Store(int64(len(h.keys)))
-	h.t.Logf("re-encrypted for key%d; the run during which member %d was killed: %v", len(h.keys), victim, first)
+	h.t.Logf("re-encrypted for key%d; member %d was killed after %q, and that run ended with %v", len(h.keys), victim, half, first.err)
 }
 
 // runCommand runs a command of the binary against all members.
