@@ -49,7 +49,7 @@ e2e: build ## end-to-end: guides' command lines, canary, bit flips
 guides: build ## follow every page of docs/guides, command by command, and compare what comes back (root for all of it)
 	.ci/guides
 
-house: build ## all data of all paths on three members, killed in the middle of each, HOUSE rounds (default 5, about 10 minutes)
+house: build ## all data of all paths on three members, killed in the middle of each, HOUSE rounds (default 5, about 9 minutes)
 	cd test && HOLDFAST_BIN=$(CURDIR)/$(BIN) HOLDFAST_HOUSE=$${HOUSE:-5} $(GO) test -count=1 -v -timeout 60m -run 'TestHouse$$' ./e2e
 
 torture: build ## kill -9 at random under load, 100 times on one member and on three
