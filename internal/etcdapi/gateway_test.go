@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -199,7 +200,7 @@ func TestWebsocketEnds(t *testing.T) {
 type endless struct {
 	head string
 	fill byte
-	sent int64
+	sent atomic.Int64
 }
 
 func (e *endless) Read(b []byte) (int, error) {
@@ -208,8 +209,7 @@ func (e *endless) Read(b []byte) (int, error) {
 	for ; n < len(b); n++ {
 		b[n] = e.fill
 	}
-	e.sent += int64(n)
-	if e.sent > 1<<30 {
+	if e.sent.Add(int64(n)) > 1<<30 {
 		return n, io.ErrUnexpectedEOF
 	}
 	return n, nil
@@ -219,7 +219,10 @@ func (e *endless) Read(b []byte) (int, error) {
 func TestGatewayMessageSize(t *testing.T) {
 	log := &syncBuffer{}
 	m := startMember(t, memberOptions{api: log.everything})
-	for name, body := range map[string]*endless{
+	for name, text := range map[string]struct {
+		head string
+		fill byte
+	}{
 		"string":   {head: `{"create_request":{"key":"`, fill: 'A'},
 		"escapes":  {head: `{"create_request":{"key":"`, fill: '\\'},
 		"blanks":   {fill: ' '},
@@ -227,7 +230,7 @@ func TestGatewayMessageSize(t *testing.T) {
 		"nonsense": {head: `{"create_request":{}}{"create_request":5} `, fill: 'x'},
 	} {
 		for _, path := range []string{"/v3/watch", "/v3/lease/keepalive", "/v3/kv/range"} {
-			*body = endless{head: body.head, fill: body.fill}
+			body := &endless{head: text.head, fill: text.fill}
 			req, err := http.NewRequestWithContext(short(t), http.MethodPost, m.web.URL+path, body)
 			must(t, err)
 			resp, err := http.DefaultClient.Do(req)
@@ -238,8 +241,8 @@ func TestGatewayMessageSize(t *testing.T) {
 				io.Copy(io.Discard, resp.Body) //nolint:errcheck // the end is all that matters
 				resp.Body.Close()
 			}
-			if body.sent > 64<<20 {
-				t.Errorf("%s to %s: %d bytes were taken", name, path, body.sent)
+			if sent := body.sent.Load(); sent > 64<<20 {
+				t.Errorf("%s to %s: %d bytes were taken", name, path, sent)
 			}
 		}
 	}
