@@ -22,10 +22,11 @@ var house = map[string]layer{
 	"internal/caapi":               {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault", "ca"}, "an edge: translates to core"},
 	"internal/core":                {[]string{"transform", "catalog", "state", "mvcc", "storage", "replica", "policy", "fault", "audit", "seal"}, "the only way in; replica only for its types: node wires the two"},
 	"internal/state":               {[]string{"transform", "catalog", "mvcc", "storage", "policy", "fault", "ca"}, "the deterministic machine"},
-	"internal/catalog":             {[]string{"mvcc", "storage", "fault"}, "nodes, services, checks, sessions and Consul's pairs over mvcc: pure decisions, state carries them"},
+	"internal/catalog":             {[]string{"ordered", "mvcc", "storage", "fault"}, "nodes, services, checks, sessions and Consul's pairs over mvcc: pure decisions, state carries them"},
 	"internal/transform":           {[]string{"fault"}, "Kubernetes' EncryptionConfiguration: pure functions, randomness injected"},
 	"internal/kmsapi":              {[]string{"core", "state", "mvcc", "storage", "policy", "fault", "transform"}, "an edge: key management for others (Kubernetes KMS v2) and the administration of the encryption configuration; translates to core"},
-	"internal/mvcc":                {[]string{"storage", "fault"}, "revisioned keyspace over storage"},
+	"internal/ordered":             {nil, "standard library only: values in order while they come in any order"},
+	"internal/mvcc":                {[]string{"ordered", "storage", "fault"}, "revisioned keyspace over storage"},
 	"internal/ca":                  {[]string{"policy", "fault"}, "pure functions over crypto.Signer; policy only for the names of roles and certificates"},
 	"internal/policy":              {nil, "standard library only"},
 	"internal/fault":               {nil, "standard library only; every layer may use it"},
@@ -62,7 +63,7 @@ var doors = []door{
 }
 
 // deterministic packages: no clock, randomness, goroutine, file or network.
-var deterministic = []string{"internal/transform", "internal/state", "internal/catalog", "internal/mvcc", "internal/policy", "internal/fault"}
+var deterministic = []string{"internal/transform", "internal/state", "internal/catalog", "internal/mvcc", "internal/ordered", "internal/policy", "internal/fault"}
 
 // bannedInDeterministic lists imports that would let the outside in.
 var bannedInDeterministic = []string{"time", "math/rand", "math/rand/v2", "crypto/rand", "os", "net", "net/http", "log", "log/slog", "sync/errgroup"}

@@ -15,20 +15,33 @@ type Batch struct {
 }
 
 // Apply decides a batch over the writers of SpaceConsulKV and SpaceCatalog. Operations see what those before them did. If
-// one fails, none is done and Outcome.Failures has all that do, each judged as if those before it had not been there.
+// one fails, none is done and Outcome.Failures has all that do, each judged as if those before it had not been there; the
+// first by which the batch walks over more rows than it may is the last that is judged.
 // Otherwise Outcome.Results has one element for each operation, empty for those that answer nothing (deletes, the end of a
 // session, KVCheckNotExists); a pair that was not asked for by a get has no value there. Outcome.Index is the new revision
 // of the pairs or, if none of them changed, of the catalog. system is whether the System principal asks it. An error is
 // the storage's; everything else is an Outcome.
 func Apply(kv, cat *mvcc.Writer, b Batch, system bool) (Outcome, error) {
-	a := application{
-		kv: stage{w: kv}, cat: stage{w: cat}, time: b.Time, system: system,
-		topics: map[string]liveness{}, busy: map[string]bool{}, bytes: MaxResultBytes, visits: maxVisited,
+	return newApplication(kv, cat, b.Time, system).run(b.Ops)
+}
+
+func newApplication(kv, cat *mvcc.Writer, time int64, system bool) *application {
+	a := &application{
+		time: time, system: system, topics: map[string]liveness{}, busy: map[string]bool{}, bytes: MaxResultBytes, visits: maxVisited,
 	}
+	a.kv, a.cat = stage{w: kv, visits: &a.visits}, stage{w: cat, visits: &a.visits}
+	return a
+}
+
+func (a *application) run(ops []Op) (Outcome, error) {
 	var out Outcome
-	results := make([]Result, len(b.Ops))
-	for i := range b.Ops {
-		f, err := a.do(&b.Ops[i], &results[i])
+	results := make([]Result, len(ops))
+	for i := range ops {
+		f, err := a.do(&ops[i], &results[i])
+		if err == errTooMuch { // it may be half done: nothing after it can be judged
+			out.Failures = append(out.Failures, Failure{Op: i, Kind: Refused, What: tooLarge})
+			return out, nil
+		}
 		if err != nil {
 			return Outcome{}, fmt.Errorf("catalog: operation %d: %w", i, err)
 		}
@@ -40,7 +53,9 @@ func Apply(kv, cat *mvcc.Writer, b Batch, system bool) (Outcome, error) {
 	if len(out.Failures) > 0 {
 		return out, nil
 	}
-	if err := a.stageTopics(); err != nil {
+	if err := a.stageTopics(); err == errTooMuch {
+		return Outcome{Failures: []Failure{{Op: len(ops) - 1, Kind: Refused, What: tooLarge}}}, nil
+	} else if err != nil {
 		return Outcome{}, fmt.Errorf("catalog: topics: %w", err)
 	}
 	index, err := a.kv.flush()
@@ -66,7 +81,8 @@ type application struct {
 	topics  map[string]liveness // by key: touched by the batch
 	busy    map[string]bool     // nodes, folded, of which something changed that answers about all their services show; true: their row
 	bytes   int                 // that results may still take
-	visits  int                 // rows that operations on trees may still walk over
+	visits  int                 // rows that may still be walked over
+	swept   []byte              // no lock-delay before this key is over any more
 }
 
 // liveness says by which row a topic lives: none for a topic that always does.
@@ -76,7 +92,7 @@ type liveness struct {
 	quiet bool   // nothing changed that the topic is about, but it may not live any more
 }
 
-// do decides one operation. It stages nothing if it fails.
+// do decides one operation. It stages nothing if it fails, unless by errTooMuch.
 func (a *application) do(op *Op, r *Result) (*Failure, error) {
 	if !op.WellFormed() {
 		return refused("malformed operation"), nil

@@ -173,7 +173,7 @@ func (a *application) deletePair(p *Pair) error {
 
 func (a *application) getTree(prefix string, r *Result) (*Failure, error) {
 	var bad error
-	err := a.kv.each(tree(prefix), &a.visits, func(kv *mvcc.KV) bool {
+	err := a.kv.each(tree(prefix), func(kv *mvcc.KV) bool {
 		if a.bytes -= pairOverhead + len(kv.Key) + len(kv.Value); a.bytes < 0 {
 			return false
 		}
@@ -187,7 +187,7 @@ func (a *application) getTree(prefix string, r *Result) (*Failure, error) {
 	if err == nil {
 		err = bad
 	}
-	if a.bytes < 0 || a.visits <= 0 {
+	if a.bytes < 0 {
 		return refused(tooLarge), err
 	}
 	return nil, err
@@ -196,7 +196,7 @@ func (a *application) getTree(prefix string, r *Result) (*Failure, error) {
 func (a *application) deleteTree(prefix string) (*Failure, error) {
 	var found []Pair
 	var bad error
-	err := a.kv.each(tree(prefix), &a.visits, func(kv *mvcc.KV) bool {
+	err := a.kv.each(tree(prefix), func(kv *mvcc.KV) bool {
 		var p Pair
 		if p, bad = readPair(kv); bad != nil {
 			return false
@@ -210,9 +210,6 @@ func (a *application) deleteTree(prefix string) (*Failure, error) {
 	}
 	if err != nil {
 		return nil, err
-	}
-	if a.visits <= 0 {
-		return refused(tooLarge), nil
 	}
 	for i := range found {
 		if err := a.deletePair(&found[i]); err != nil {
@@ -265,8 +262,14 @@ func (a *application) dropDelay(key string, until int64) error {
 // dropOverDelays removes some of the delays that are over.
 func (a *application) dropOverDelays() error {
 	var over [][]byte
-	err := a.cat.each(under([]byte{tableDelayEnd}), nil, func(kv *mvcc.KV) bool {
+	span := under([]byte{tableDelayEnd})
+	if a.swept != nil { // what the batch dropped before is not walked over again
+		span.Start = a.swept
+	}
+	a.swept = span.End
+	err := a.cat.each(span, func(kv *mvcc.KV) bool {
 		if len(kv.Key) < 9 || int64(binary.BigEndian.Uint64(kv.Key[1:])) > a.time || len(over) == delaysDropped {
+			a.swept = kv.Key
 			return false
 		}
 		over = append(over, kv.Key)

@@ -217,10 +217,10 @@ func TestBounds(t *testing.T) {
 	batch := b.e.NewBatch()
 	defer batch.Close()
 	kv, cat := b.kv.NewWriter(b.e, batch), b.cat.NewWriter(b.e, batch)
-	a := application{kv: stage{w: kv}, cat: stage{w: cat}, topics: map[string]liveness{}, busy: map[string]bool{}, bytes: 1 << 20, visits: 25}
-	for i, ok := range []bool{true, true, false, false} {
-		f, err := a.deleteTree("t/")
-		if err != nil || (f == nil) != ok {
+	a := newApplication(kv, cat, 0, false)
+	a.visits = 25
+	for i, want := range []error{nil, nil, errTooMuch, errTooMuch} {
+		if f, err := a.deleteTree("t/"); err != want || f != nil {
 			t.Errorf("walk %d: %v %v", i, f, err)
 		}
 	}

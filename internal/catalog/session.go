@@ -120,7 +120,8 @@ func (a *application) endSession(id string) error {
 		}
 	}
 	a.sessionChanged(&s)
-	locks, err := a.cat.list(rows(tableLock, id))
+	// Its locks are not charged, but once they are gone: a session has to end, however many it holds.
+	locks, err := a.cat.collect(rows(tableLock, id), true)
 	if err != nil {
 		return err
 	}

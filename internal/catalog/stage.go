@@ -2,9 +2,10 @@ package catalog
 
 import (
 	"bytes"
-	"slices"
+	"errors"
 
 	"holdfast.dev/holdfast/internal/mvcc"
+	"holdfast.dev/holdfast/internal/ordered"
 	"holdfast.dev/holdfast/internal/storage"
 )
 
@@ -12,7 +13,7 @@ import (
 // members must have the same.
 const (
 	MaxResultBytes = 16 << 20 // keys and values in the results
-	maxVisited     = 4 << 20  // rows walked over
+	maxVisited     = 4 << 20  // rows walked over, those that the batch has deleted included
 	firstRows      = 8        // of a walk, which most often ends there
 	pageRows       = 512
 	pageBytes      = 1 << 20
@@ -21,12 +22,15 @@ const (
 // stage holds what a batch is about to do to one space, over a Writer that knows nothing of it yet: what is staged can be
 // given up. Nothing reaches the writer before flush.
 type stage struct {
-	w       *mvcc.Writer
-	rows    map[string]staged
-	keys    []string // of rows; sorted up to ordered
-	ordered int
-	writes  []write
+	w      *mvcc.Writer
+	rows   map[string]staged
+	keys   ordered.Set[string] // of rows
+	writes []write
+	visits *int // rows that the batch may still walk over
 }
+
+// errTooMuch ends a batch that walks over more rows than one may.
+var errTooMuch = errors.New("catalog: too many rows walked over")
 
 // staged is a key as the batch sees it.
 type staged struct {
@@ -98,29 +102,58 @@ func (s *stage) set(key []byte, row staged) {
 	}
 	k := string(key)
 	if _, ok := s.rows[k]; !ok {
-		s.keys = append(s.keys, k)
+		s.keys.Insert(k, below(k))
 	}
 	s.rows[k] = row
 }
 
-// stagedIn returns the staged keys of span in order.
-func (s *stage) stagedIn(span storage.Span) []string {
-	if s.ordered < len(s.keys) {
-		slices.Sort(s.keys)
-		s.ordered = len(s.keys)
+func below[T string | []byte](key T) func(string) bool {
+	return func(k string) bool { return k < string(key) }
+}
+
+// stagedIn returns a walk over the staged keys of span.
+func (s *stage) stagedIn(span storage.Span) ordered.Cursor[string] {
+	if span.End == nil {
+		return s.keys.Walk(below(span.Start), nil)
 	}
-	lo, _ := slices.BinarySearch(s.keys, string(span.Start))
-	hi := len(s.keys)
-	if span.End != nil {
-		hi, _ = slices.BinarySearch(s.keys, string(span.End))
-	}
-	return s.keys[lo:max(lo, hi)]
+	return s.keys.Walk(below(span.Start), below(span.End))
 }
 
 // each calls fn for every key of span, in order, as the batch sees it, until fn says no. fn must not stage anything.
-// budget, unless it is nil, is how many rows may still be walked over: each stops when there is none left.
-func (s *stage) each(span storage.Span, budget *int, fn func(kv *mvcc.KV) bool) error {
+func (s *stage) each(span storage.Span, fn func(kv *mvcc.KV) bool) error {
+	return s.walk(span, false, fn)
+}
+
+// walk is each. Every row costs one of visits; with own, those only that the batch has deleted: it is for walks whose
+// caller deletes what it finds, so that nothing is found twice.
+func (s *stage) walk(span storage.Span, own bool, fn func(kv *mvcc.KV) bool) error {
+	visit := func(kv *mvcc.KV, live bool) (more bool, err error) {
+		if !own || !live {
+			if *s.visits <= 0 {
+				return false, errTooMuch
+			}
+			*s.visits--
+		}
+		return !live || fn(kv), nil
+	}
 	mine := s.stagedIn(span)
+	// before visits the staged keys below key, and key itself if it is staged.
+	before := func(key []byte) (hit, more bool, err error) {
+		for {
+			k, ok := mine.Value()
+			if !ok || key != nil && k > string(key) {
+				return false, true, nil
+			}
+			mine.Next()
+			row := s.rows[k]
+			if more, err = visit(&row.kv, row.live); err != nil || !more {
+				return false, false, err
+			}
+			if key != nil && k == string(key) {
+				return true, true, nil
+			}
+		}
+	}
 	for rows := int64(firstRows); !span.Empty(); rows = min(8*rows, pageRows) {
 		page, err := s.w.Read(mvcc.Query{Span: span, Limit: rows, MaxBytes: pageBytes, NoCount: true})
 		if err != nil {
@@ -128,27 +161,12 @@ func (s *stage) each(span storage.Span, budget *int, fn func(kv *mvcc.KV) bool) 
 		}
 		for i := range page.KVs {
 			kv := &page.KVs[i]
-			if budget != nil {
-				if *budget <= 0 {
-					return nil
-				}
-				*budget--
+			hit, more, err := before(kv.Key)
+			if more && !hit {
+				more, err = visit(kv, true)
 			}
-			for len(mine) > 0 && mine[0] < string(kv.Key) {
-				if !s.deliver(mine[0], fn) {
-					return nil
-				}
-				mine = mine[1:]
-			}
-			if len(mine) > 0 && mine[0] == string(kv.Key) {
-				if !s.deliver(mine[0], fn) {
-					return nil
-				}
-				mine = mine[1:]
-				continue
-			}
-			if !fn(kv) {
-				return nil
+			if err != nil || !more {
+				return err
 			}
 		}
 		if !page.More || len(page.KVs) == 0 {
@@ -157,23 +175,16 @@ func (s *stage) each(span storage.Span, budget *int, fn func(kv *mvcc.KV) bool) 
 		last := page.KVs[len(page.KVs)-1].Key
 		span.Start = append(append(make([]byte, 0, len(last)+1), last...), 0)
 	}
-	for _, key := range mine {
-		if !s.deliver(key, fn) {
-			return nil
-		}
-	}
-	return nil
-}
-
-func (s *stage) deliver(key string, fn func(kv *mvcc.KV) bool) bool {
-	row := s.rows[key]
-	return !row.live || fn(&row.kv)
+	_, _, err := before(nil)
+	return err
 }
 
 // list returns the rows of span. It is for spans that hold what one node or one session has.
-func (s *stage) list(span storage.Span) ([]mvcc.KV, error) {
+func (s *stage) list(span storage.Span) ([]mvcc.KV, error) { return s.collect(span, false) }
+
+func (s *stage) collect(span storage.Span, own bool) ([]mvcc.KV, error) {
 	var all []mvcc.KV
-	err := s.each(span, nil, func(kv *mvcc.KV) bool {
+	err := s.walk(span, own, func(kv *mvcc.KV) bool {
 		all = append(all, *kv)
 		return true
 	})
@@ -183,7 +194,7 @@ func (s *stage) list(span storage.Span) ([]mvcc.KV, error) {
 // any reports whether span holds a key.
 func (s *stage) any(span storage.Span) (bool, error) {
 	found := false
-	err := s.each(span, nil, func(*mvcc.KV) bool {
+	err := s.each(span, func(*mvcc.KV) bool {
 		found = true
 		return false
 	})

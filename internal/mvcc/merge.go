@@ -1,6 +1,10 @@
 package mvcc
 
-import "bytes"
+import (
+	"bytes"
+
+	"holdfast.dev/holdfast/internal/ordered"
+)
 
 // merger walks the visible versions of a span: those of the engine under those of the requests earlier in a Writer's
 // batch. Without a Writer it is the scanner alone.
@@ -8,9 +12,9 @@ type merger struct {
 	scan *scanner
 
 	w       *Writer
-	touched []int32 // of w, in key order, inside the span
-	ahead   bool    // scan stands on a key that has not been delivered
-	ended   bool    // scan has no more
+	touched ordered.Cursor[int32] // of w, inside the span
+	ahead   bool                  // scan stands on a key that has not been delivered
+	ended   bool                  // scan has no more
 
 	key []byte
 	rec record
@@ -39,13 +43,14 @@ func (m *merger) nextMerged() bool {
 				return false
 			}
 		}
-		if len(m.touched) == 0 {
+		i, more := m.touched.Value()
+		if !more {
 			if m.ended {
 				return false
 			}
 			return m.take()
 		}
-		t := &m.w.overlay.entries[m.touched[0]]
+		t := &m.w.overlay.entries[i]
 		order := -1
 		if m.ahead {
 			order = bytes.Compare(t.key, m.scan.key)
@@ -53,7 +58,7 @@ func (m *merger) nextMerged() bool {
 		if order > 0 {
 			return m.take()
 		}
-		m.touched = m.touched[1:]
+		m.touched.Next()
 		rec, found := m.w.overlay.visible(t, m.scan.rev)
 		if !found { // changed only after rev: the engine's version stands
 			if order == 0 {

@@ -3,7 +3,8 @@ package mvcc
 import (
 	"bytes"
 	"hash/maphash"
-	"slices"
+
+	"holdfast.dev/holdfast/internal/ordered"
 )
 
 // overlay holds what the requests of one batch did so far, by key: later requests of the batch look here first. Its
@@ -13,7 +14,7 @@ type overlay struct {
 	versions []version
 	slots    []int32 // open addressing; 0: free, otherwise index+1 into entries
 	seed     maphash.Seed
-	sorted   []int32 // entries in key order, as far as they were there at the last ordered access
+	sorted   ordered.Set[int32] // entries in key order, as far as they were there at the last ordered access
 }
 
 // touched is one key that the batch looked at or changed.
@@ -43,7 +44,8 @@ func (o *overlay) reset() {
 	clear(o.slots)
 	clear(o.entries)
 	clear(o.versions)
-	o.entries, o.versions, o.sorted = o.entries[:0], o.versions[:0], o.sorted[:0]
+	o.entries, o.versions = o.entries[:0], o.versions[:0]
+	o.sorted.Reset()
 }
 
 // find returns the index of key's entry, or -1 and the hash to insert it with.
@@ -114,23 +116,16 @@ func (o *overlay) visible(t *touched, rev int64) (*record, bool) {
 	return nil, false
 }
 
-// ordered returns the entries in [start, end) in key order; a nil end is no bound.
-func (o *overlay) ordered(start, end []byte) []int32 {
-	if n := len(o.sorted); n < len(o.entries) {
-		for i := n; i < len(o.entries); i++ {
-			o.sorted = append(o.sorted, int32(i))
-		}
-		slices.SortFunc(o.sorted, func(a, b int32) int { return bytes.Compare(o.entries[a].key, o.entries[b].key) })
+// ordered returns a walk over the entries in [start, end) in key order; a nil end is no bound.
+func (o *overlay) ordered(start, end []byte) ordered.Cursor[int32] {
+	below := func(key []byte) func(int32) bool {
+		return func(i int32) bool { return bytes.Compare(o.entries[i].key, key) < 0 }
 	}
-	at := func(key []byte) int {
-		i, _ := slices.BinarySearchFunc(o.sorted, key, func(i int32, key []byte) int {
-			return bytes.Compare(o.entries[i].key, key)
-		})
-		return i
+	for i := o.sorted.Len(); i < len(o.entries); i++ {
+		o.sorted.Insert(int32(i), below(o.entries[i].key))
 	}
-	lo, hi := at(start), len(o.sorted)
-	if end != nil {
-		hi = at(end)
+	if end == nil {
+		return o.sorted.Walk(below(start), nil)
 	}
-	return o.sorted[lo:max(lo, hi)]
+	return o.sorted.Walk(below(start), below(end))
 }

@@ -1,8 +1,6 @@
 package mvcc
 
 import (
-	"slices"
-
 	"holdfast.dev/holdfast/internal/storage"
 )
 
@@ -256,7 +254,11 @@ func (w *Writer) countAt(span storage.Span, rev int64) (int64, error) {
 	if err != nil || rev <= w.base.revision {
 		return count, err
 	}
-	for _, i := range w.overlay.ordered(span.Start, span.End) {
+	for c := w.overlay.ordered(span.Start, span.End); ; c.Next() {
+		i, ok := c.Value()
+		if !ok {
+			return count, nil
+		}
 		t := &w.overlay.entries[i]
 		if rec, found := w.overlay.visible(t, rev); found && rec.live != t.base.live {
 			if rec.live {
@@ -266,7 +268,6 @@ func (w *Writer) countAt(span storage.Span, rev int64) (int64, error) {
 			}
 		}
 	}
-	return count, nil
 }
 
 // Put writes one key. prev is nil unless asked for and there was one. On error nothing has changed: ErrKeyNotFound,
@@ -405,10 +406,7 @@ func (w *Writer) liveIn(span storage.Span, withValue bool) ([]int32, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.w != nil {
-		m.touched = slices.Clone(m.touched) // entries are added on the way
-	}
-	var found []int32
+	var found []int32 // entries added on the way come into order only at the next walk
 	var keys arena
 	for m.next() {
 		n, hash := w.overlay.find(m.key)
