@@ -247,48 +247,97 @@ func (l *looking) instances(name string) error {
 		return err
 	}
 	var node Node
-	var checks []Check
-	at := ""
+	var checks checksOn
 	for i := range index {
 		parts, err := keyParts(index[i].Key, 3)
 		if err != nil {
 			return err
 		}
-		if i == 0 || parts[1] != at {
-			at = parts[1]
-			if node, _, err = found(l.space, rowKey(tableNode, at), readNode); err != nil {
+		if i == 0 || parts[1] != checks.node {
+			if node, _, err = found(l.space, rowKey(tableNode, parts[1]), readNode); err != nil {
 				return err
 			}
-			if checks, err = listOf(l.space, rows(tableCheck, at), readCheck); err != nil {
+			if checks, err = l.checksOn(parts[1]); err != nil {
 				return err
 			}
 		}
-		s, ok, err := found(l.space, rowKey(tableService, at, parts[2]), readService)
+		s, ok, err := found(l.space, rowKey(tableService, parts[1], parts[2]), readService)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return corrupt("instance")
 		}
-		l.Instances = append(l.Instances, Instance{Node: node, Service: s, Checks: checksFor(checks, &s)})
+		list, err := l.checksFor(&checks, parts[2])
+		if err != nil {
+			return err
+		}
+		l.Instances = append(l.Instances, Instance{Node: node, Service: s, Checks: list})
 	}
 	return nil
 }
 
+// fewChecks is how many checks of a node are read at once instead of one by one for each of its services.
+const fewChecks = 64
+
+// checksOn are the checks of a node, by the folded id of their service, if they are few; otherwise its own.
+type checksOn struct {
+	node string
+	all  bool
+	of   map[string][]Check
+}
+
+func (l *looking) checksOn(node string) (checksOn, error) {
+	on := checksOn{node: node, of: map[string][]Check{}}
+	page, err := l.s.Read(l.r, mvcc.Query{Span: rows(tableCheck, node), Revision: l.rev, NoCount: true, Limit: fewChecks})
+	if err != nil {
+		return on, err
+	}
+	if page.More {
+		on.of[""], err = l.ownChecks(node, "")
+		return on, err
+	}
+	list, err := readAll(page.KVs, readCheck)
+	for i := range list {
+		id := fold(list[i].ServiceID)
+		on.of[id] = append(on.of[id], list[i])
+	}
+	on.all = true
+	return on, err
+}
+
 // checksFor returns the checks of the node, then those of the service.
-func checksFor(all []Check, s *Service) []Check {
-	var list []Check
-	for i := range all {
-		if all[i].ServiceID == "" {
-			list = append(list, all[i])
+func (l *looking) checksFor(on *checksOn, service string) ([]Check, error) {
+	own := on.of[service]
+	if !on.all {
+		var err error
+		if own, err = l.ownChecks(on.node, service); err != nil {
+			return nil, err
 		}
 	}
-	for i := range all {
-		if all[i].ServiceID != "" && fold(all[i].ServiceID) == fold(s.ID) {
-			list = append(list, all[i])
+	return append(append([]Check(nil), on.of[""]...), own...), nil
+}
+
+// ownChecks reads the checks of a service of a node, or of the node itself.
+func (l *looking) ownChecks(node, service string) ([]Check, error) {
+	index, err := l.list(rows(tableOwnCheck, node, service))
+	if err != nil {
+		return nil, err
+	}
+	checks := make([]Check, len(index))
+	for i := range index {
+		parts, err := keyParts(index[i].Key, 3)
+		if err != nil {
+			return nil, err
+		}
+		var ok bool
+		if checks[i], ok, err = found(l.space, rowKey(tableCheck, node, parts[2]), readCheck); err != nil {
+			return nil, err
+		} else if !ok {
+			return nil, corrupt("check")
 		}
 	}
-	return list
+	return checks, nil
 }
 
 func (l *looking) serviceChecks(name string) error {

@@ -146,7 +146,7 @@ func (a *application) deleteNode(n *Node) error {
 	if err := a.endSessionsOf(tableNodeSess, fold(n.Name)); err != nil {
 		return err
 	}
-	// The checks first, all at once: to look for those of each service would be quadratic in what a node has.
+	// The checks first, all at once: to look for those of each service would read the index too.
 	checks, err := a.checksOf(n.Name)
 	if err != nil {
 		return err
@@ -260,15 +260,12 @@ func instanceKey(s *Service) []byte {
 
 // relabelChecks writes a service's name and tags into its checks.
 func (a *application) relabelChecks(s *Service) error {
-	checks, err := a.checksOf(s.Node)
+	checks, err := a.checksOfService(s)
 	if err != nil {
 		return err
 	}
 	for i := range checks {
 		c := &checks[i]
-		if c.ServiceID == "" || fold(c.ServiceID) != fold(s.ID) {
-			continue
-		}
 		a.checkChanged(c) // where it is listed now
 		c.ServiceName, c.ServiceTags = s.Name, s.Tags
 		if _, changed, err := a.cat.put(checkKey(c), checkRow(*c)); err != nil {
@@ -282,14 +279,11 @@ func (a *application) relabelChecks(s *Service) error {
 
 // deleteService deletes a service with its checks.
 func (a *application) deleteService(s *Service) error {
-	checks, err := a.checksOf(s.Node)
+	checks, err := a.checksOfService(s)
 	if err != nil {
 		return err
 	}
 	for i := range checks {
-		if checks[i].ServiceID == "" || fold(checks[i].ServiceID) != fold(s.ID) {
-			continue
-		}
 		if err := a.deleteCheck(&checks[i]); err != nil {
 			return err
 		}
@@ -384,6 +378,14 @@ func (a *application) setCheck(c, cur *Check, ok bool, r *Result) (*Failure, err
 	a.checkChanged(c)
 	if ok {
 		a.checkChanged(cur)
+		if fold(cur.ServiceID) != fold(c.ServiceID) {
+			if _, err := a.drop(ownerKey(cur)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := a.note(ownerKey(c)); err != nil {
+		return nil, err
 	}
 	if ok && c.Status == Critical && cur.Status != Critical {
 		return nil, a.endSessionsOf(tableCheckSess, fold(c.Node), fold(c.ID))
@@ -393,9 +395,17 @@ func (a *application) setCheck(c, cur *Check, ok bool, r *Result) (*Failure, err
 
 func checkKey(c *Check) []byte { return rowKey(tableCheck, fold(c.Node), fold(c.ID)) }
 
+// ownerKey is the row by which a check is found from its service; from its node, if it is of no service.
+func ownerKey(c *Check) []byte {
+	return rowKey(tableOwnCheck, fold(c.Node), fold(c.ServiceID), fold(c.ID))
+}
+
 // deleteCheck deletes a check, and with it the sessions that depend on it.
 func (a *application) deleteCheck(c *Check) error {
 	a.cat.remove(checkKey(c))
+	if _, err := a.drop(ownerKey(c)); err != nil {
+		return err
+	}
 	a.checkChanged(c)
 	return a.endSessionsOf(tableCheckSess, fold(c.Node), fold(c.ID))
 }
@@ -439,6 +449,27 @@ func (a *application) servicesOf(node string) ([]Service, error) {
 		return nil, err
 	}
 	return readAll(list, readService)
+}
+
+func (a *application) checksOfService(s *Service) ([]Check, error) {
+	index, err := a.cat.list(rows(tableOwnCheck, fold(s.Node), fold(s.ID)))
+	if err != nil {
+		return nil, err
+	}
+	checks := make([]Check, len(index))
+	for i := range index {
+		parts, err := keyParts(index[i].Key, 3)
+		if err != nil {
+			return nil, err
+		}
+		var ok bool
+		if checks[i], ok, err = a.check(s.Node, parts[2]); err != nil {
+			return nil, err
+		} else if !ok {
+			return nil, corrupt("check")
+		}
+	}
+	return checks, nil
 }
 
 func (a *application) checksOf(node string) ([]Check, error) {

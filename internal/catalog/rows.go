@@ -15,6 +15,7 @@ const (
 	tableService   = 'S' // node, service id        -> Service
 	tableInstance  = 'I' // service, node, id       -> nothing: instances by the name of their service
 	tableCheck     = 'C' // node, check id          -> Check
+	tableOwnCheck  = 'K' // node, service id, check -> nothing: checks by their service, or none if they are the node's
 	tableSession   = 'E' // session                 -> Session
 	tableNodeSess  = 'F' // node, session           -> nothing: sessions by node
 	tableCheckSess = 'G' // node, check, session     -> nothing: sessions by the checks that they depend on

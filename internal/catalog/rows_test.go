@@ -48,7 +48,7 @@ func (b *bench) checkRows() {
 			}
 			continue
 		}
-		if strings.IndexByte("UIFGLQ", row[0]) >= 0 {
+		if strings.IndexByte("UIKFGLQ", row[0]) >= 0 {
 			if _, ok := have["want "+row]; !ok {
 				b.t.Errorf("a row is left over: %q", row)
 			}
@@ -84,7 +84,7 @@ func (b *bench) implied(kv *mvcc.KV) [][]byte {
 	case tableCheck:
 		var c Check
 		c, err = readCheck(kv)
-		keys = append(keys, rowKey(tableNode, fold(c.Node)))
+		keys = append(keys, rowKey(tableNode, fold(c.Node)), ownerKey(&c))
 		if c.ServiceID != "" {
 			keys = append(keys, rowKey(tableService, fold(c.Node), fold(c.ServiceID)))
 		}
