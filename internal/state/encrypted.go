@@ -204,7 +204,7 @@ func (a *application) encrypted(e *Encrypted) (any, *fault.Error, error) {
 		return nil, nil, err
 	}
 	t, ok := e.Request.(*Txn)
-	if !ok || now == nil {
+	if !ok || now == nil || !comparesValues(t) { // nothing is opened: a member that could not must not decide otherwise than the others
 		return a.decide(e.Request)
 	}
 	if now.Set == nil {
@@ -221,6 +221,23 @@ func (a *application) encrypted(e *Encrypted) (any, *fault.Error, error) {
 		return nil, nil, err
 	}
 	return a.follow(w, t, path)
+}
+
+// comparesValues reports whether t, or a transaction nested in it, compares a value.
+func comparesValues(t *Txn) bool {
+	for i := range t.Compare {
+		if t.Compare[i].Target == CompareValue {
+			return true
+		}
+	}
+	for _, ops := range [...][]Op{t.Success, t.Failure} {
+		for i := range ops {
+			if ops[i].Txn != nil && comparesValues(ops[i].Txn) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // errOpening marks a value that cannot be opened: an answer, not a failure of the storage.

@@ -162,6 +162,13 @@ func TestEncryptionWithinOneEntry(t *testing.T) {
 	}
 	txn := &Txn{Space: mvcc.SpaceEtcd, Compare: []Compare{{Span: storage.KeySpan([]byte("k")), Target: CompareValue, Value: []byte("v")}}}
 	refusedWith(t, b.do(sys, &Encrypted{Epoch: before, Request: txn}), ErrEncryptionClosed)
+	refusedWith(t, b.do(sys, &Encrypted{Epoch: before, Request: &Txn{Space: mvcc.SpaceEtcd, Success: []Op{{Txn: txn}}}}), ErrEncryptionClosed)
+	// What compares no value is applied as by the members that can open it.
+	absent := Compare{Span: storage.KeySpan([]byte("/registry/secrets/a")), Target: CompareMod}
+	blind := &Txn{Space: mvcc.SpaceEtcd, Compare: []Compare{absent}, Success: []Op{{Put: &Put{Space: mvcc.SpaceEtcd, Key: []byte("/registry/secrets/a"), Value: []byte("sealed")}}}}
+	if r := b.do(sys, &Encrypted{Epoch: before, Request: blind}); r.Err != nil || !r.Value.(*TxnResult).Succeeded {
+		t.Errorf("a transaction without comparison of values: %+v", r)
+	}
 }
 
 func TestRemovedMemberDeclaresNothing(t *testing.T) {
