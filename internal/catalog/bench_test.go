@@ -24,7 +24,7 @@ type bench struct {
 func newBench(t testing.TB) *bench {
 	t.Helper()
 	e, err := storage.Open(storage.Options{
-		FS: vfs.NewMem(), Dir: "state", Split: mvcc.Split, CacheBytes: 4 << 20, MemTableBytes: 1 << 20,
+		FS: vfs.NewMem(), Dir: "state", Split: mvcc.Split, CacheBytes: 64 << 20, MemTableBytes: 1 << 20,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
