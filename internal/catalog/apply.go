@@ -27,9 +27,9 @@ func Apply(kv, cat *mvcc.Writer, b Batch, system bool) (Outcome, error) {
 
 func newApplication(kv, cat *mvcc.Writer, time int64, system bool) *application {
 	a := &application{
-		time: time, system: system, topics: map[string]liveness{}, busy: map[string]bool{}, bytes: MaxResultBytes, visits: maxVisited,
+		time: time, system: system, topics: map[string]liveness{}, busy: map[string]bool{}, bytes: MaxResultBytes, visits: maxVisited, rows: maxRows,
 	}
-	a.kv, a.cat = stage{w: kv, visits: &a.visits}, stage{w: cat, visits: &a.visits}
+	a.kv, a.cat = stage{w: kv, visits: &a.visits}, stage{w: cat, visits: &a.rows}
 	return a
 }
 
@@ -81,7 +81,8 @@ type application struct {
 	topics  map[string]liveness // by key: touched by the batch
 	busy    map[string]bool     // nodes, folded, of which something changed that answers about all their services show; true: their row
 	bytes   int                 // that results may still take
-	visits  int                 // rows that may still be walked over
+	visits  int                 // pairs that may still be walked over
+	rows    int                 // rows of the catalog, likewise
 	swept   []byte              // no lock-delay before this key is over any more
 }
 

@@ -143,7 +143,7 @@ func (b *bench) walked(ops ...Op) int {
 	}
 	b.kv.Publish(kv)
 	b.cat.Publish(cat)
-	return maxVisited - a.visits
+	return maxRows - a.rows
 }
 
 // TestRowsWalked: what a batch walks over grows with what its operations touch, not with what else there is on their node
@@ -205,7 +205,7 @@ func TestTooManyRows(t *testing.T) {
 			batch := b.e.NewBatch()
 			kv, cat := b.kv.NewWriter(b.e, batch), b.cat.NewWriter(b.e, batch)
 			a := newApplication(kv, cat, 0, false)
-			a.visits = x.visits
+			a.visits, a.rows = x.visits, x.visits
 			out, err := a.run(x.ops)
 			want := Outcome{Failures: []Failure{{Op: x.at, Kind: Refused, What: tooLarge}}}
 			if err != nil || fmt.Sprint(out) != fmt.Sprint(want) {

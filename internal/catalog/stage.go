@@ -13,7 +13,8 @@ import (
 // members must have the same.
 const (
 	MaxResultBytes = 16 << 20 // keys and values in the results
-	maxVisited     = 4 << 20  // rows walked over, those that the batch has deleted included
+	maxVisited     = 4 << 20  // pairs walked over, those that the batch has deleted included
+	maxRows        = 1 << 20  // rows of the catalog, likewise
 	firstRows      = 8        // of a walk, which most often ends there
 	pageRows       = 512
 	pageBytes      = 1 << 20
@@ -27,6 +28,10 @@ type stage struct {
 	keys   ordered.Set[string] // of rows
 	writes []write
 	visits *int // rows that the batch may still walk over
+
+	// short has what the writer holds in spans with at most firstRows rows, once walked over: it does not change before
+	// flush, and what was deleted there earlier, which no bound counts, is not passed again.
+	short map[[2]string][]mvcc.KV
 }
 
 // errTooMuch ends a batch that walks over more rows than one may.
@@ -155,7 +160,7 @@ func (s *stage) walk(span storage.Span, own bool, fn func(kv *mvcc.KV) bool) err
 		}
 	}
 	for rows := int64(firstRows); !span.Empty(); rows = min(8*rows, pageRows) {
-		page, err := s.w.Read(mvcc.Query{Span: span, Limit: rows, MaxBytes: pageBytes, NoCount: true})
+		page, err := s.page(span, rows)
 		if err != nil {
 			return err
 		}
@@ -177,6 +182,22 @@ func (s *stage) walk(span storage.Span, own bool, fn func(kv *mvcc.KV) bool) err
 	}
 	_, _, err := before(nil)
 	return err
+}
+
+// page reads what the writer holds at the beginning of span.
+func (s *stage) page(span storage.Span, rows int64) (mvcc.Page, error) {
+	key := [2]string{string(span.Start), string(span.End)}
+	if list, ok := s.short[key]; ok {
+		return mvcc.Page{KVs: list}, nil
+	}
+	page, err := s.w.Read(mvcc.Query{Span: span, Limit: rows, MaxBytes: pageBytes, NoCount: true})
+	if err == nil && rows == firstRows && !page.More {
+		if s.short == nil {
+			s.short = map[[2]string][]mvcc.KV{}
+		}
+		s.short[key] = page.KVs
+	}
+	return page, err
 }
 
 // list returns the rows of span. It is for spans that hold what one node or one session has.
