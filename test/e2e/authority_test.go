@@ -76,7 +76,7 @@ func (s *secured) refusals() {
 	s.refused([]string{"ca", "init", "m", "--valid-for", "soon"}, "--valid-for")
 	s.refused([]string{"ca", "issue", "self", "--profile", "server"}, "--name or --subject")
 	s.refused([]string{"ca", "issue", "self", "--profile", "nothing", "--name", "x", "--out", "n"}, "no profile")
-	s.refused([]string{"ca", "issue", "self", "--name", "x", "--out", "n"}, "no profile", "docker-engine")
+	s.refused([]string{"ca", "issue", "self", "--name", "x", "--out", "n"}, "say what the certificate is for, with --profile", "docker-engine")
 	if _, err := os.Stat(s.path("n")); err == nil {
 		s.t.Error("a refused issue leaves files behind")
 	}
