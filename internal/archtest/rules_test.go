@@ -8,8 +8,8 @@ type layer struct {
 
 // house is the import table. A package that is not in it does not exist: add it with its reason.
 var house = map[string]layer{
-	"cmd/holdfast":                 {[]string{"kmsapi", "transform", "node", "node/config", "node/consulconf", "node/etcdflags", "node/logs", "node/contexts", "caapi", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
-	"internal/node":                {[]string{"agent", "agentapi", "catalog", "consulapi", "dnsapi", "kmsapi", "transform", "node/config", "node/contexts", "etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
+	"cmd/holdfast":                 {[]string{"loadgen", "lab", "kmsapi", "transform", "node", "node/config", "node/consulconf", "node/etcdflags", "node/logs", "node/contexts", "caapi", "core", "seal", "fault", "etcdapi", "ca", "audit", "replica", "state", "mvcc", "authn", "storage", "policy"}, "the binary: flags, help, exit codes; debug commands open the lower rooms read-only"},
+	"internal/node":                {[]string{"lab", "agent", "agentapi", "catalog", "consulapi", "dnsapi", "kmsapi", "transform", "node/config", "node/contexts", "etcdapi", "caapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "the composition root knows every room"},
 	"internal/node/config":         {nil, "the one strict configuration; a leaf, so that flags, logs and the composition root agree on it"},
 	"internal/node/consulconf":     {[]string{"node/config", "agent", "fault"}, "Consul's keys and flags, translated into that configuration; agent only for the shape of definitions"},
 	"internal/node/etcdflags":      {[]string{"node/config"}, "etcd's flags, variables and file, translated into that configuration"},
@@ -20,8 +20,8 @@ var house = map[string]layer{
 	"internal/consulapi":           {[]string{"core", "catalog", "agent", "policy", "fault"}, "an edge: Consul's HTTP API over core's or agentapi's calls; agent because the agent endpoints are this host's agent's"},
 	"internal/dnsapi":              {[]string{"core", "catalog", "policy", "fault"}, "an edge: DNS over core's or agentapi's Lookup; core and catalog for the types of that call"},
 	"internal/caapi":               {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault", "ca"}, "an edge: translates to core"},
-	"internal/core":                {[]string{"transform", "catalog", "state", "mvcc", "storage", "replica", "policy", "fault", "audit", "seal"}, "the only way in; replica only for its types: node wires the two"},
-	"internal/state":               {[]string{"transform", "catalog", "mvcc", "storage", "policy", "fault", "ca"}, "the deterministic machine"},
+	"internal/core":                {[]string{"lab", "transform", "catalog", "state", "mvcc", "storage", "replica", "policy", "fault", "audit", "seal"}, "the only way in; replica only for its types: node wires the two"},
+	"internal/state":               {[]string{"lab", "transform", "catalog", "mvcc", "storage", "policy", "fault", "ca"}, "the deterministic machine"},
 	"internal/catalog":             {[]string{"ordered", "mvcc", "storage", "fault"}, "nodes, services, checks, sessions and Consul's pairs over mvcc: pure decisions, state carries them"},
 	"internal/transform":           {[]string{"fault"}, "Kubernetes' EncryptionConfiguration: pure functions, randomness injected"},
 	"internal/kmsapi":              {[]string{"core", "state", "mvcc", "storage", "policy", "fault", "transform"}, "an edge: key management for others (Kubernetes KMS v2) and the administration of the encryption configuration; translates to core"},
@@ -32,13 +32,16 @@ var house = map[string]layer{
 	"internal/fault":               {nil, "standard library only; every layer may use it"},
 	"internal/storage":             {[]string{"fault"}, "ordered durable bytes; the file system is injected, so seal is not imported: its refusals are known by their fault"},
 	"internal/storage/storagetest": {[]string{"storage"}, "storage's contract, run over every file system"},
-	"internal/replica":             {[]string{"storage", "seal", "policy", "fault"}, "one raft member; its machine is an interface that core implements"},
+	"internal/replica":             {[]string{"lab", "storage", "seal", "policy", "fault"}, "one raft member; its machine is an interface that core implements"},
 	"internal/seal":                {[]string{"fault"}, "keys, sealed formats, encrypting file system"},
 	"internal/authn":               {[]string{"policy", "fault", "ca"}, "socket to principal"},
 	"internal/audit":               {[]string{"seal", "policy", "fault"}, "the append-only record"},
 	"internal/agent":               {[]string{"core", "catalog", "policy", "fault"}, "one agent's services, checks and gossip; core only for the types of the directory, which core and agentapi's client are"},
 	"internal/archtest":            {nil, "this table"},
-	"internal/clustertest":         {[]string{"node", "etcdapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "tests only: whole clusters in one process"},
+	"internal/lab":                 {nil, "what a laboratory build does differently: planted bugs and a clock that can be stepped; nothing in any other build"},
+	"internal/history":             {nil, "tests only: what clients saw, and whether a correct cluster can have shown it"},
+	"internal/loadgen":             {[]string{"fault"}, "the load that `holdfast bench` puts on an etcd v3 endpoint, and what it measures: a client, not a part of the server"},
+	"internal/clustertest":         {[]string{"lab", "history", "catalog", "node", "etcdapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "tests only: whole clusters in one process"},
 }
 
 // door names the packages that may import a module or package; everybody else goes through them.
@@ -52,12 +55,12 @@ var doors = []door{
 	{"go.etcd.io/raft", []string{"internal/replica"}, "consensus has one door"},
 	{"github.com/cockroachdb/pebble/v2/vfs", []string{"internal/storage", "internal/storage/storagetest", "internal/seal", "internal/replica", "internal/node", "internal/audit", "internal/clustertest", "cmd/holdfast"}, "the file system seam: everything durable goes through it, so that crash, fault and encryption are wrappers"},
 	{"github.com/cockroachdb/pebble", []string{"internal/storage", "internal/seal"}, "ordered storage has one door; seal speaks pebble's file system interface"},
-	{"go.etcd.io/etcd/api", []string{"internal/etcdapi"}, "etcd's wire types stay at the edge"},
+	{"go.etcd.io/etcd/api", []string{"internal/etcdapi", "internal/loadgen"}, "etcd's wire types stay at the edge"},
 	{"go.etcd.io/etcd/etcdctl", []string{"cmd/holdfast"}, "etcdctl's tree runs in a process of its own"},
 	{"github.com/hashicorp/serf", []string{"internal/agent"}, "gossip has one door"},
 	{"github.com/hashicorp/go-bexpr", []string{"internal/consulapi"}, "filters are of Consul's HTTP API"},
 	{"github.com/hashicorp/memberlist", []string{"internal/agent"}, "gossip has one door"},
-	{"google.golang.org/grpc", []string{"internal/kmsapi", "internal/etcdapi", "internal/authn", "internal/node", "internal/agent"}, "gRPC is an edge's business; authn hands it finished handshakes; an agent's grpc checks are clients"},
+	{"google.golang.org/grpc", []string{"internal/loadgen", "internal/kmsapi", "internal/etcdapi", "internal/authn", "internal/node", "internal/agent"}, "gRPC is an edge's business; authn hands it finished handshakes; an agent's grpc checks are clients"},
 	{"github.com/miekg/dns", []string{"internal/dnsapi"}, "DNS is one edge's business"},
 	{"github.com/spf13/cobra", []string{"cmd/holdfast"}, "commands live in the binary"},
 }
@@ -79,7 +82,7 @@ type selectorRule struct {
 
 var selectors = []selectorRule{
 	{"", []string{"PeerCertificates", "VerifiedChains"}, []string{"internal/authn"}, false, "verification lives in authn alone"},
-	{"crypto/tls", []string{"Config"}, []string{"internal/authn"}, false, "authn is the only builder of tls.Config"},
+	{"crypto/tls", []string{"Config"}, []string{"internal/authn", "internal/loadgen"}, false, "authn is the only builder of tls.Config"},
 	{"holdfast.dev/holdfast/internal/policy", []string{"NewAnonymous", "NewHolder", "NewMember"}, []string{"internal/authn", "internal/clustertest"}, false, "only authn makes a principal of somebody else"},
 	{"holdfast.dev/holdfast/internal/policy", []string{"NewSystem"}, []string{"internal/core", "internal/node"}, false, "the clockwork is core's and node's"},
 	{"time", []string{"Sleep"}, nil, true, "wait on a condition; a sleep is a race with a date"},
