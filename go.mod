@@ -26,7 +26,10 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require k8s.io/kms v0.37.2 // indirect
+require (
+	github.com/anishathalye/porcupine v1.3.1 // indirect
+	k8s.io/kms v0.37.2 // indirect
+)
 
 require (
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect
