@@ -67,11 +67,25 @@ func (t *transport) serve(conn net.Conn) {
 		return
 	}
 	l := t.newLink(t.ctx, conn, h.from, who)
+	t.takeInbound(l)
+	if err := l.run(); err != nil && t.ctx.Err() == nil {
+		t.logger.Debug("a peer's connection ended", "peer", hex(h.from), "err", err)
+	}
 	t.mu.Lock()
-	old := t.inbound[h.from]
-	t.inbound[h.from] = l
-	p := t.peers[h.from]
-	removed := t.removed[h.from]
+	if t.inbound[h.from] == l {
+		delete(t.inbound, h.from)
+	}
+	t.mu.Unlock()
+	t.unreachable(h.from)
+}
+
+// takeInbound makes l the link that its member has dialed.
+func (t *transport) takeInbound(l *link) {
+	t.mu.Lock()
+	old := t.inbound[l.member]
+	t.inbound[l.member] = l
+	p := t.peers[l.member]
+	removed := t.removed[l.member]
 	t.mu.Unlock()
 	if old != nil {
 		old.cancel()
@@ -83,15 +97,6 @@ func (t *transport) serve(conn net.Conn) {
 		l.cancel() // since the hello
 	}
 	t.r.box.wake()
-	if err := l.run(); err != nil && t.ctx.Err() == nil {
-		t.logger.Debug("a peer's connection ended", "peer", hex(h.from), "err", err)
-	}
-	t.mu.Lock()
-	if t.inbound[h.from] == l {
-		delete(t.inbound, h.from)
-	}
-	t.mu.Unlock()
-	t.unreachable(h.from)
 }
 
 func addrOf(conn net.Conn) string {

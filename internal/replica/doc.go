@@ -29,6 +29,9 @@
 //	Status() Status                                     // cheap, never blocks
 //	Stop(ctx) error                                     // hands leadership over, then stops; Run returns nil
 //
+// A simulation takes a Stepper in the place of Run: the same loop, appender and applier, one step at a time, and links whose
+// parcels it carries itself.
+//
 // A proposal is a batch that Source.Next gives when the log has room (group commit). On the leader it is stamped
 // (Options.Stamp) and appended; on a follower it is forwarded, and the leader stamps it. It is never proposed twice. A
 // batch that is known not to have entered a log, or whose fate became unknown, is given back through Source.Lost.

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"slices"
 	"sync"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -124,6 +125,21 @@ func (q *queue[T]) take(buf []T) (items []T, ok bool) {
 	}
 	items, q.items = q.items, buf[:0]
 	return items, true
+}
+
+// poll returns what waits, at most n, without waiting for it.
+func (q *queue[T]) poll(n int) []T {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	items := slices.Clone(q.items[:min(n, len(q.items))])
+	q.items = slices.Delete(q.items, 0, len(items))
+	return items
+}
+
+func (q *queue[T]) len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items)
 }
 
 func (q *queue[T]) close() {

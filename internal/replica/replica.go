@@ -42,6 +42,7 @@ type Replica struct {
 	applied   atomic.Uint64
 
 	// owned by the loop
+	events     []event // the ones being handled
 	tickets    uint64
 	held       map[uint64][]byte // batches whose fate is open, by ticket
 	heldBytes  int
@@ -174,16 +175,9 @@ func (r *Replica) Wake() { r.box.wake() }
 // loop handles events until the member stops. Raft panics when its assumptions are broken: that is fatal like any other
 // fault, but the other goroutines are ended in order.
 func (r *Replica) loop() (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("replica: %v\n%s", p, debug.Stack())
-		}
-	}()
-	if r.member.sole() {
-		r.member.Campaign()
-	}
+	defer recovered(&err)
+	r.begin()
 	tick := r.o.Clock.After(r.o.Tick)
-	var events []event
 	for {
 		ticked := false
 		select {
@@ -193,23 +187,42 @@ func (r *Replica) loop() (err error) {
 		case <-tick:
 			tick, ticked = r.o.Clock.After(r.o.Tick), true
 		}
-		if ticked {
-			r.member.Tick()
-		}
-		events = r.box.take(events)
-		for i := range events {
-			if err := r.handle(&events[i]); err != nil {
-				return err
-			}
-		}
-		r.takeReaders()
-		if ticked {
-			r.everyTick()
-		}
-		if err := r.advance(); err != nil {
+		if err := r.turn(ticked); err != nil {
 			return err
 		}
 	}
+}
+
+// recovered makes an error of a panic.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("replica: %v\n%s", p, debug.Stack())
+	}
+}
+
+// begin is what the loop does first.
+func (r *Replica) begin() {
+	if r.member.sole() {
+		r.member.Campaign()
+	}
+}
+
+// turn handles what waits for the loop, and what follows from it.
+func (r *Replica) turn(ticked bool) error {
+	if ticked {
+		r.member.Tick()
+	}
+	r.events = r.box.take(r.events)
+	for i := range r.events {
+		if err := r.handle(&r.events[i]); err != nil {
+			return err
+		}
+	}
+	r.takeReaders()
+	if ticked {
+		r.everyTick()
+	}
+	return r.advance()
 }
 
 // inlineRounds is how often advance may append and apply before the loop looks at the clock and at its mailbox again.

@@ -393,19 +393,12 @@ func (r *Replica) stepStaged(m *pb.Message) {
 	}
 }
 
-// install makes a received state the one that counts. The appender calls it. The order is what a crash at each step
+// install makes a received state the one that counts. The appender calls it while nothing is being applied. The order is what a crash at each step
 // relies on: the state is durable; the marker names it; the log is reset; the machine switches; the former state goes.
 func (r *Replica) install(w *appendWork) (State, error) {
 	rec := w.received
 	if rec == nil {
 		return State{}, errors.New("raft asks for a snapshot that nobody has received")
-	}
-	idle := make(chan struct{})
-	r.applies.put(applyWork{do: func() { close(idle) }, quiet: true})
-	select {
-	case <-idle:
-	case <-r.stop:
-		return State{}, ErrStopped
 	}
 	if !rec.taken.CompareAndSwap(false, true) {
 		return State{}, ErrStopped // the receiver has given up

@@ -85,6 +85,18 @@ func (r *Replica) special(w *appendWork) error {
 	if w.do != nil {
 		return w.do()
 	}
+	idle := make(chan struct{})
+	r.applies.put(applyWork{do: func() { close(idle) }, quiet: true})
+	select {
+	case <-idle:
+	case <-r.stop:
+		return ErrStopped
+	}
+	return r.installStaged(w)
+}
+
+// installStaged installs a received state. The applier has nothing to do.
+func (r *Replica) installStaged(w *appendWork) error {
 	state, err := r.install(w)
 	if err != nil {
 		return fmt.Errorf("install a snapshot: %w", err)
@@ -100,6 +112,10 @@ func (r *Replica) appendAll(messages []*pb.Message) error {
 			return err
 		}
 	}
+	return r.syncLog()
+}
+
+func (r *Replica) syncLog() error {
 	if r.log.synced {
 		return nil
 	}
