@@ -24,9 +24,10 @@ const (
 	maxHandshaking = 64          // accepted connections that have not said hello yet
 )
 
-// transport is the connections to the other members. Each member dials every other; messages go over the dialed link,
-// and over one that the other has dialed while there is no dialed one (a member that has just joined knows nobody's
-// address).
+// transport is the connections to the other members. Each member dials every other, and what it has to say goes over the
+// link that it has dialed: to the addresses that the other has published, through whatever stands in front of them. Over a
+// link that the other has dialed go the answers to what came over it, and everything else only while no address of the
+// other is known: a member that has just joined knows nobody's.
 type transport struct {
 	r        *Replica
 	self     uint64
@@ -301,11 +302,17 @@ func (t *transport) greet(conn net.Conn, id uint64, kind byte) (policy.Principal
 	return who, nil
 }
 
-// link returns the best link to a member, or nil.
+// link returns the link to a member, or nil.
 func (t *transport) link(id uint64) *link {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if p := t.peers[id]; p != nil && p.link != nil {
+	return t.linkLocked(id)
+}
+
+// linkLocked returns the dialed link. While it is down, the one that the peer has dialed does not stand in for it: that one
+// may pass where the way to the peer is cut, and would keep alive what should be seen as isolated.
+func (t *transport) linkLocked(id uint64) *link {
+	if p := t.peers[id]; p != nil && len(p.urls) > 0 {
 		return p.link
 	}
 	return t.inbound[id]
@@ -344,11 +351,8 @@ func (t *transport) status(member Peer) PeerStatus {
 	defer t.mu.Unlock()
 	if p := t.peers[member.ID]; p != nil {
 		s.Dropped = p.dropped
-		if p.link != nil {
-			s.ActiveSince = p.link.since
-		}
 	}
-	if l := t.inbound[member.ID]; l != nil && s.ActiveSince.IsZero() {
+	if l := t.linkLocked(member.ID); l != nil {
 		s.ActiveSince = l.since
 	}
 	return s

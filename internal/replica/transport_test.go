@@ -302,6 +302,15 @@ func TestAddressChange(t *testing.T) {
 		defer lead.r.peers.mu.Unlock()
 		return lead.r.peers.peers[other.id].link == nil
 	})
+	// The link that the member has dialed is up. It carries nothing to the member: whoever cannot be reached is isolated, and
+	// does not believe for long that it has a leader.
+	c.eventually("nothing reaches it", func() bool { return other.r.Status().Leader == 0 })
+	lead.r.peers.mu.Lock()
+	inbound := lead.r.peers.inbound[other.id]
+	lead.r.peers.mu.Unlock()
+	if inbound == nil || lead.r.peers.link(other.id) != nil {
+		t.Errorf("inbound link %v, link in use %v; want one that is not used", inbound, lead.r.peers.link(other.id))
+	}
 	if err := lead.r.ProposeConf(c.ctx, ledgerChange(Update, Peer{ID: other.id, URLs: []string{urlOf(other.id)}})); err != nil {
 		t.Fatal(err)
 	}
