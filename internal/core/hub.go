@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast.dev/holdfast/internal/lab"
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/storage"
 )
@@ -99,6 +100,9 @@ func (h *hub) dispatch(revs []mvcc.RevisionEvents, revision int64) {
 	h.published.Store(revision)
 	if h.watchers.Load() > 0 {
 		for i := range revs {
+			if lab.DropEvent.Planted() && revs[i].Revision%32 == 0 {
+				continue
+			}
 			h.match(&revs[i])
 		}
 		for _, w := range h.touched {

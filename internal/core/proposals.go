@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast.dev/holdfast/internal/lab"
 	"holdfast.dev/holdfast/internal/state"
 )
 
@@ -280,7 +281,7 @@ func (c *Core) Lost(data []byte, err error) {
 		c.log.Error("the log gave back something that is no batch", "error", derr)
 		return
 	}
-	if c.proposals.lost(b.Proposal.Seq, isDropped(err)) {
+	if c.proposals.lost(b.Proposal.Seq, isDropped(err) || lab.Repropose.Planted()) {
 		c.replog.Wake()
 	}
 }

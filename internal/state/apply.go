@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"holdfast.dev/holdfast/internal/fault"
+	"holdfast.dev/holdfast/internal/lab"
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/policy"
 	"holdfast.dev/holdfast/internal/storage"
@@ -129,6 +130,11 @@ func (a *application) commit() (*Outcome, error) {
 	}
 	m.windows.write(a.batch)
 	var row [32]byte
+	if lab.SplitBatch.Planted() {
+		if err := m.applyIndexApart(a.clock.append(row[:0])); err != nil {
+			return nil, err
+		}
+	}
 	a.batch.Set(appliedKey(), a.clock.append(row[:0]))
 	if err := m.engine.Apply(a.batch); err != nil {
 		return nil, err
@@ -150,6 +156,17 @@ func (a *application) commit() (*Outcome, error) {
 	}
 	m.applied.Store(a.clock.index)
 	return a.out, nil
+}
+
+// applyIndexApart is lab.SplitBatch: the applied index is written before the rows that it stands for, and now and then storage
+// makes it durable in between.
+func (m *Machine) applyIndexApart(row []byte) error {
+	b := m.engine.NewBatch()
+	b.Set(appliedKey(), row)
+	if err := m.engine.Apply(b); err != nil || m.applied.Load()%8 != 0 {
+		return err
+	}
+	return m.engine.Flush()
 }
 
 // revocations reports the certificates whose revocation the events write or take back.

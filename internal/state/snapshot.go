@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io"
 
+	"holdfast.dev/holdfast/internal/lab"
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/storage"
 )
@@ -173,6 +174,9 @@ func (s *Snapshot) Write(w io.Writer) error {
 		value := it.Value()
 		if it.Err() != nil {
 			break // Close has it too
+		}
+		if lab.ForgetRevocation.Planted() && bytes.Contains(it.Key(), []byte(revokedPrefix)) {
+			continue
 		}
 		err = out.row(it.Key(), value)
 	}
