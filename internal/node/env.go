@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"holdfast.dev/holdfast/internal/lab"
 )
 
 // Env is the outside world of a member.
@@ -31,8 +33,11 @@ func System(log *slog.Logger) Env {
 	if err != nil {
 		dir = ""
 	}
-	return Env{FS: vfs.Default, Log: log, Now: time.Now, Rand: rand.Reader, UserConfigDir: dir, Mounts: Mounts}
+	return Env{FS: vfs.Default, Log: log, Now: now, Rand: rand.Reader, UserConfigDir: dir, Mounts: Mounts}
 }
+
+// now is the clock of this host; a laboratory build can step it.
+func now() time.Time { return lab.Step(time.Now()) }
 
 // DefaultHost names the address of this host on its default route; ok is false if there is none. Nothing is sent.
 func DefaultHost() (host string, ok bool) {
