@@ -39,6 +39,7 @@ var house = map[string]layer{
 	"internal/agent":               {[]string{"core", "catalog", "policy", "fault"}, "one agent's services, checks and gossip; core only for the types of the directory, which core and agentapi's client are"},
 	"internal/archtest":            {nil, "this table"},
 	"internal/lab":                 {nil, "what a laboratory build does differently: planted bugs and a clock that can be stepped; nothing in any other build"},
+	"internal/fuzztest":            {[]string{"fault"}, "tests only: what fuzz targets ask of every decoder"},
 	"internal/history":             {nil, "tests only: what clients saw, and whether a correct cluster can have shown it"},
 	"internal/loadgen":             {[]string{"fault"}, "the load that `holdfast bench` puts on an etcd v3 endpoint, and what it measures: a client, not a part of the server"},
 	"internal/clustertest":         {[]string{"lab", "history", "catalog", "node", "etcdapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "tests only: whole clusters in one process"},
