@@ -57,7 +57,7 @@ func openHome(c *config.Config, env Env) (*home, error) {
 		return nil, err
 	}
 	h := &home{env: env, dir: dir}
-	if err := env.FS.MkdirAll(dir, 0o700); err != nil {
+	if err := seal.MakeDir(env.FS, dir); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	if err := h.refuseForeign(); err != nil {

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 const keyFileText = `# Holdfast key encryption key. Together with the data directory it opens everything in it; without it nothing does.
@@ -82,7 +84,7 @@ func makeKeyFile(path string) error {
 	suffix := make([]byte, 8)
 	_, _ = rand.Read(suffix)
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := MakeDir(vfs.Default, dir); err != nil {
 		return err
 	}
 	tmp := path + ".tmp-" + hex.EncodeToString(suffix)

@@ -96,7 +96,7 @@ func CreateKeyring(fs vfs.FS, dir string, keks ...KEK) (*Keyring, error) {
 		return nil, err
 	}
 	f.gens = []ringGen{g}
-	if err := k.makeDir(); err != nil {
+	if err := MakeDir(k.fs, k.dir); err != nil {
 		return nil, err
 	}
 	k.ringKey = NewSecret(ringKey)
@@ -201,30 +201,6 @@ func (k *Keyring) requireEmpty() error {
 		case lockName, keyringTemp, "lost+found":
 		default:
 			return fmt.Errorf("%s is not empty (it holds %s): a new store starts in an empty directory, and data without its KEYRING cannot be read", k.dir, name)
-		}
-	}
-	return nil
-}
-
-// makeDir makes the directory and makes its name durable, and those of the parents that were missing too.
-func (k *Keyring) makeDir() error {
-	var missing []string
-	for p := k.dir; ; p = k.fs.PathDir(p) {
-		_, err := k.fs.Stat(p)
-		if err == nil || k.fs.PathDir(p) == p {
-			break
-		}
-		if !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		missing = append(missing, p)
-	}
-	if err := k.fs.MkdirAll(k.dir, 0o700); err != nil {
-		return err
-	}
-	for _, p := range missing {
-		if err := syncDir(k.fs, k.fs.PathDir(p)); err != nil {
-			return err
 		}
 	}
 	return nil
