@@ -118,3 +118,50 @@ func TestFullDiskAtStart(t *testing.T) {
 		t.Errorf("it ended with %v", err)
 	}
 }
+
+// TestStopOnADeadDisk asks a member to end whose disk has just stopped to work: it ends, though parts of it stand still.
+func TestStopOnADeadDisk(t *testing.T) {
+	t.Parallel()
+	injected := errors.New("input/output error")
+	m := etcdCluster(t, 1, func(_ int, c *config.Config) { c.Raft.SnapshotCount, c.Raft.CatchUpEntries = 10, 10 })[0]
+	var dead atomic.Bool
+	reached, ending := make(chan struct{}), make(chan struct{})
+	env := m.env()
+	env.FS = errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileSync && strings.HasPrefix(filepath.Base(op.Path), "MANIFEST-") && dead.CompareAndSwap(true, false) {
+			close(reached)
+			<-ending
+			return injected
+		}
+		return nil
+	}))
+	c := *m.config
+	n, err := node.Start(t.Context(), &c, env)
+	check(t, err)
+	select {
+	case <-n.Ready():
+	case <-time.After(30 * time.Second):
+		t.Fatal("not ready")
+	}
+	cl := dial(t, m)
+	put(t, cl, "k", "v")
+	dead.Store(true)
+	go func() { // a flush is under way while the member ends; its answer is of no account
+		_, _ = cl.Defragment(t.Context(), cl.Endpoints()[0])
+	}()
+	<-reached
+	ctx, cancel := node.StopContext()
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- n.Stop(ctx) }()
+	<-n.Ending()
+	close(ending)
+	select {
+	case err := <-ended:
+		if !errors.Is(err, injected) {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(15 * time.Second):
+		t.Fatal("the member does not end")
+	}
+}

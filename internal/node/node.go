@@ -55,6 +55,7 @@ type Node struct {
 	owned  sync.WaitGroup // the clock loop and what it starts
 	ready  chan struct{}
 	done   chan struct{}
+	broken chan error // the first fault of the storage engine
 
 	findings atomic.Int64 // damaged files that the scrub has found
 
@@ -75,6 +76,7 @@ func Start(ctx context.Context, c *config.Config, env Env) (*Node, error) {
 
 func start(ctx context.Context, n *Node) (*Node, error) {
 	n.system, n.ready, n.done = policy.NewSystem("holdfast"), make(chan struct{}), make(chan struct{})
+	n.broken = make(chan error, 1)
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := n.openOrEnd(ctx); err != nil {
 		if errors.Is(err, errStuck) {
@@ -270,6 +272,10 @@ func (n *Node) run() {
 // fail ends the member because of a fault that must not be survived.
 func (n *Node) fail(err error) {
 	n.log.Error("the member cannot go on", "error", err)
+	select {
+	case n.broken <- err:
+	default:
+	}
 	n.cancel(err)
 }
 
@@ -337,12 +343,19 @@ func (n *Node) end(err error, replicaDone <-chan error) {
 	if faulty {
 		late = time.After(faultLimit)
 	}
-	select {
-	case closeErr := <-closed:
-		err = errors.Join(advise(err), closeErr)
-	case <-late:
-		n.log.Error("not everything could be closed after the fault")
-		err = advise(err)
+	for closing := true; closing; {
+		select {
+		case closeErr := <-closed:
+			err, closing = errors.Join(advise(err), closeErr), false
+		case first := <-n.broken: // maybe while a member that was asked to end was closing
+			err = cmp.Or(err, first)
+			if late == nil {
+				late = time.After(faultLimit)
+			}
+		case <-late:
+			n.log.Error("not everything could be closed after the fault")
+			err, closing = advise(err), false
+		}
 	}
 	n.mu.Lock()
 	n.fault = err
