@@ -78,7 +78,6 @@ func after(members []*member, n int64) <-chan struct{} {
 func (c *cluster) powerRound(l *ledger, round int) {
 	t := c.t
 	keep := []int{0, 0, 20, 50, 90}[c.rng.IntN(5)]
-	t.Logf("DEBUG round %d keep %d", round, keep)
 	if c.rng.IntN(5) == 0 { // while they start
 		reached := after(c.members, 1+c.rng.Int64N(int64(150*len(c.members))))
 		started := make(chan error, 1)
