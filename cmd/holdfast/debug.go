@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"holdfast.dev/holdfast/internal/audit"
 	"holdfast.dev/holdfast/internal/node"
-	"holdfast.dev/holdfast/internal/replica"
 	"holdfast.dev/holdfast/internal/seal"
-	"holdfast.dev/holdfast/internal/state"
 	"holdfast.dev/holdfast/internal/storage"
 )
 
@@ -38,70 +35,6 @@ func withDirectory(o *offline, cmd *cobra.Command, f func(d *node.Directory) err
 		return err
 	}
 	return errors.Join(f(d), d.Close())
-}
-
-// logLine is one request of the log, or an entry that holds none.
-type logLine struct {
-	Index     uint64 `json:"index"`
-	Term      uint64 `json:"term"`
-	Committed bool   `json:"committed"`
-	Time      int64  `json:"unixMilli,omitempty"`
-	Member    string `json:"member,omitempty"` // that proposed it
-	Seq       uint64 `json:"seq,omitempty"`
-	Who       string `json:"who,omitempty"`
-	Kind      string `json:"kind"`
-	Request   any    `json:"request,omitempty"`
-}
-
-func newDebugLog() *cobra.Command {
-	var o offline
-	cmd := &cobra.Command{
-		Use: "raft-log", Short: "Print the Raft log, one request a line, as JSON", Args: cobra.NoArgs,
-		Long: `Print the Raft log as JSON, one request a line, in the order in which it is applied: entries that hold many requests are
-flattened. Keys and values are base64.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			enc := json.NewEncoder(cmd.OutOrStdout())
-			return withDirectory(&o, cmd, func(d *node.Directory) error {
-				return d.Log(func(e replica.Entry, committed bool) error { return printEntry(enc, e, committed) })
-			})
-		},
-	}
-	o.flags(cmd, "the data directory")
-	return cmd
-}
-
-func printEntry(enc *json.Encoder, e replica.Entry, committed bool) error {
-	line := logLine{Index: e.Index, Term: e.Term, Committed: committed, Kind: "empty"}
-	switch {
-	case e.Conf != nil:
-		c, err := state.DecodeConf(e.Conf)
-		if err != nil {
-			return fmt.Errorf("entry %d: %w", e.Index, err)
-		}
-		line.Kind, line.Who, line.Request = "membership", c.Who.String(), c.Change
-		line.Member, line.Seq = fmt.Sprintf("%x", c.Proposal.Member), c.Proposal.Seq
-		return enc.Encode(line)
-	case len(e.Data) == 0:
-		return enc.Encode(line)
-	}
-	b, err := state.DecodeBatch(e.Data)
-	if err != nil {
-		return fmt.Errorf("entry %d: %w", e.Index, err)
-	}
-	for _, c := range b.Calls {
-		line.Time, line.Member, line.Seq = b.Time, fmt.Sprintf("%x", b.Proposal.Member), b.Proposal.Seq
-		line.Who, line.Request = b.Principals[c.Who].String(), c.Request
-		line.Kind = strings.TrimPrefix(fmt.Sprintf("%T", c.Request), "*state.")
-		if a, ok := c.Request.(*state.AuthChange); ok && len(a.Hash) > 0 {
-			shown := *a
-			shown.Hash = []byte("(not shown)")
-			line.Request = &shown
-		}
-		if err := enc.Encode(line); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func newDebugRows() *cobra.Command {

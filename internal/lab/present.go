@@ -15,12 +15,23 @@ const Built = true
 
 // The environment of a laboratory build.
 const (
-	plantVariable = "HOLDFAST_LAB_PLANT" // the name of the bug to plant
-	clockVariable = "HOLDFAST_LAB_CLOCK" // a file that holds the number of nanoseconds by which the wall clock is off; read at each look at the clock
+	plantVariable = "HOLDFAST_LAB_PLANT"    // the name of the bug to plant
+	clockVariable = "HOLDFAST_LAB_CLOCK"    // a file that holds the number of nanoseconds by which the wall clock is off; read at each look at the clock
+	keepVariable  = "HOLDFAST_LAB_KEEP_LOG" // set: segments that are cut from the log are put aside, so that a dump of it is whole
 )
 
 // Planted reports whether the bug is planted.
 func (b Bug) Planted() bool { return string(b) == environment().plant }
+
+// KeepLog reports whether cut log segments are put aside instead of removed.
+func KeepLog() bool { return environment().keep }
+
+// Failpoint reports whether what a goroutine panics with comes from a failpoint (go.etcd.io/gofail): that is to kill the
+// process like a bug that nobody has thought of, and nobody is to end anything in order.
+func Failpoint(panicked any) bool {
+	text, ok := panicked.(string)
+	return ok && strings.HasPrefix(text, "failpoint panic")
+}
 
 // Skew returns how far the wall clock is to be off.
 func Skew() time.Duration {
@@ -39,8 +50,11 @@ func Skew() time.Duration {
 	return time.Duration(n)
 }
 
-type variables struct{ plant, clock string }
+type variables struct {
+	plant, clock string
+	keep         bool
+}
 
 var environment = sync.OnceValue(func() variables {
-	return variables{os.Getenv(plantVariable), os.Getenv(clockVariable)}
+	return variables{os.Getenv(plantVariable), os.Getenv(clockVariable), os.Getenv(keepVariable) != ""}
 })

@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
+	"path/filepath"
 
 	"holdfast.dev/holdfast/internal/audit"
 	"holdfast.dev/holdfast/internal/node/config"
@@ -52,14 +54,24 @@ func (d *Directory) Audit(f func(audit.Event) error) (audit.Report, error) {
 	return audit.Read(d.home.env.FS, d.home.ring, d.home.path(auditName), f)
 }
 
-// Log calls f with every entry of the log.
-func (d *Directory) Log(f func(e replica.Entry, committed bool) error) (err error) {
-	s, err := replica.Open(replica.StoreOptions{FS: d.home.env.FS, Dir: d.home.dir, Ring: d.home.ring, Logger: d.home.env.Log})
+// ReadLog calls f with every entry of the log in a data directory, whether its member runs or not. It changes nothing there.
+func ReadLog(c *config.Config, env Env, f func(replica.Logged) error) error {
+	dir, err := filepath.Abs(c.DataDir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	return s.Each(f)
+	h := &home{env: env, dir: dir}
+	if h.kek, err = h.placeKEK(c); err != nil {
+		return err
+	}
+	kek, err := h.kek.open(false)
+	if err != nil {
+		return fmt.Errorf("sealing key: %w", err)
+	}
+	if h.ring, err = seal.OpenKeyring(env.FS, dir, kek); err != nil {
+		return err
+	}
+	return replica.ReadLog(replica.LogFiles{FS: env.FS, Dir: dir, Ring: h.ring}, f)
 }
 
 // Scrub verifies every sealed file, as the background scrub of a running member does, but as fast as the disk is. Nothing is

@@ -133,7 +133,7 @@ func (m *member) holdsNo(text string) {
 		}
 		return nil
 	}))
-	check(m.t, d.Log(func(e replica.Entry, _ bool) error {
+	check(m.t, node.ReadLog(m.config, m.env(), func(e replica.Logged) error {
 		entries++
 		if bytes.Contains(e.Data, []byte(text)) {
 			m.t.Errorf("%s: entry %d holds the plaintext", m.config.Name, e.Index)

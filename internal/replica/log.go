@@ -343,7 +343,11 @@ func (l *raftLog) cut(durable uint64, keep int64) error {
 		if s == nil {
 			return nil
 		}
-		if err := l.fs.Remove(s.path); err != nil {
+		remove := l.fs.Remove
+		if lab.KeepLog() {
+			remove = func(path string) error { return keepSegment(l.fs, path) }
+		}
+		if err := remove(s.path); err != nil {
 			return fmt.Errorf("remove a log segment: %w", err)
 		}
 		l.release(s)

@@ -207,6 +207,10 @@ func (r *logRun) step() {
 		if err := r.now.differs(r.store.log); err != nil {
 			r.t.Fatal(err)
 		}
+		first, _ := r.store.log.FirstIndex()
+		if err := r.now.dumped(LogFiles{FS: r.fs, Dir: dataDir, Ring: r.store.ring}, first); err != nil {
+			r.t.Fatal(err)
+		}
 	}
 }
 

@@ -417,8 +417,8 @@ func TestForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.opened = func(s *Store) {
-		if err := s.Each(func(e Entry, committed bool) error {
-			if !committed {
+		if err := ReadLog(LogFiles{FS: s.fs, Dir: s.dir, Ring: s.ring}, func(e Logged) error {
+			if !e.Committed {
 				t.Errorf("entry %d is not committed", e.Index)
 			}
 			if len(e.Data) > 0 || e.Conf != nil {
@@ -433,7 +433,7 @@ func TestForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if entries < 23 {
-		t.Errorf("Each showed %d batches and changes, want at least 23", entries)
+		t.Errorf("ReadLog showed %d batches and changes, want at least 23", entries)
 	}
 }
 

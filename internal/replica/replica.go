@@ -14,6 +14,7 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 
 	"holdfast.dev/holdfast/internal/fault"
+	"holdfast.dev/holdfast/internal/lab"
 )
 
 // Replica runs one member: it drives a Member with a log, a machine and connections.
@@ -196,6 +197,9 @@ func (r *Replica) loop() (err error) {
 // recovered makes an error of a panic.
 func recovered(err *error) {
 	if p := recover(); p != nil {
+		if lab.Failpoint(p) {
+			panic(p)
+		}
 		*err = fmt.Errorf("replica: %v\n%s", p, debug.Stack())
 	}
 }
