@@ -27,6 +27,7 @@ require (
 )
 
 require (
+	github.com/HdrHistogram/hdrhistogram-go v1.1.2 // indirect
 	github.com/anishathalye/porcupine v1.3.1 // indirect
 	k8s.io/kms v0.37.2 // indirect
 )
