@@ -71,7 +71,7 @@ func ReadLog(c *config.Config, env Env, f func(replica.Logged) error) error {
 	if h.ring, err = seal.OpenKeyring(env.FS, dir, kek); err != nil {
 		return err
 	}
-	return replica.ReadLog(replica.LogFiles{FS: env.FS, Dir: dir, Ring: h.ring}, f)
+	return replica.ReadLog(env.FS, dir, h.ring, f)
 }
 
 // Scrub verifies every sealed file, as the background scrub of a running member does, but as fast as the disk is. Nothing is

@@ -12,11 +12,11 @@ import (
 	"holdfast.dev/holdfast/internal/seal"
 )
 
-// LogFiles says where the log is that ReadLog reads.
-type LogFiles struct {
-	FS   vfs.FS
-	Dir  string // the data directory
-	Ring *seal.Keyring
+// logPlace says where the log is that is read.
+type logPlace struct {
+	fs   vfs.FS
+	dir  string // the data directory
+	ring *seal.Keyring
 }
 
 // Logged is what ReadLog finds: an entry, or, where Missing is not 0, that the entries from Index to Missing are not in the
@@ -27,11 +27,12 @@ type Logged struct {
 	Missing   uint64
 }
 
-// ReadLog calls f with every entry of a log that counts, in order. It is for people who look into a log: it changes nothing,
+// ReadLog calls f with every entry that counts in the log of the data directory dir, in order. It is for people who look into a log: it changes nothing,
 // and the member may run meanwhile; then it sees the log as of some moment after the call. What a received snapshot stands
 // for is missing, but what the log held before it, and knew to be committed, is not. Segments that a laboratory build kept
 // are read as if they had not been cut.
-func ReadLog(l LogFiles, f func(Logged) error) error {
+func ReadLog(fs vfs.FS, dir string, ring *seal.Keyring, f func(Logged) error) error {
+	l := logPlace{fs, dir, ring}
 	const tries = 5 // a running member may remove a segment, or write to the newest one, while it is read
 	for n := 1; ; n++ {
 		d, err := readDump(l)
@@ -59,8 +60,8 @@ type piece struct {
 	ref      seal.FrameRef
 }
 
-func readDump(l LogFiles) (_ *dump, err error) {
-	data, err := seal.ReadFile(l.FS, l.Ring, l.FS.PathJoin(l.Dir, markerName))
+func readDump(l logPlace) (_ *dump, err error) {
+	data, err := seal.ReadFile(l.fs, l.ring, l.fs.PathJoin(l.dir, markerName))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", markerName, err)
 	}
@@ -78,7 +79,7 @@ func readDump(l LogFiles) (_ *dump, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	if d.readers, _, err = seal.OpenChain(view, l.Ring, paths); err != nil {
+	if d.readers, _, err = seal.OpenChain(view, l.ring, paths); err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
 	var confs confTrail
@@ -256,31 +257,31 @@ func (v *logView) Open(name string, o ...vfs.OpenOption) (vfs.File, error) {
 }
 
 // viewLog returns the segments of a log, the kept ones among them.
-func viewLog(l LogFiles) (*logView, []string, error) {
-	dir := l.FS.PathJoin(l.Dir, logName)
-	numbers, err := listSegments(l.FS, dir)
+func viewLog(l logPlace) (*logView, []string, error) {
+	dir := l.fs.PathJoin(l.dir, logName)
+	numbers, err := listSegments(l.fs, dir)
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(numbers) == 0 {
 		return nil, nil, ErrRolledBack.WithHint("there is no segment in %s; %s", dir, rejoinHint)
 	}
-	v := &logView{FS: l.FS, kept: map[string]string{}, newest: l.FS.PathJoin(dir, segmentName(numbers[len(numbers)-1]))}
+	v := &logView{FS: l.fs, kept: map[string]string{}, newest: l.fs.PathJoin(dir, segmentName(numbers[len(numbers)-1]))}
 	for first := numbers[0]; first > 1; first-- {
-		at := l.FS.PathJoin(dir, keptName, segmentName(first-1)+keptSuffix)
-		if _, err := l.FS.Stat(at); isNotExist(err) {
+		at := l.fs.PathJoin(dir, keptName, segmentName(first-1)+keptSuffix)
+		if _, err := l.fs.Stat(at); isNotExist(err) {
 			break
 		} else if err != nil {
 			return nil, nil, err
 		}
-		v.kept[l.FS.PathJoin(dir, segmentName(first-1))] = at
+		v.kept[l.fs.PathJoin(dir, segmentName(first-1))] = at
 		numbers = slices.Insert(numbers, 0, first-1)
 	}
 	paths := make([]string, len(numbers))
 	for i, n := range numbers {
-		paths[i] = l.FS.PathJoin(dir, segmentName(n))
+		paths[i] = l.fs.PathJoin(dir, segmentName(n))
 	}
-	v.frozen, err = freeze(l.FS, dir, v.newest)
+	v.frozen, err = freeze(l.fs, dir, v.newest)
 	return v, paths, err
 }
 

@@ -9,9 +9,9 @@ import (
 )
 
 // readAll reads the log of a directory and checks that what comes has no gap that is not announced.
-func readAll(l LogFiles) (all []Logged, err error) {
+func readAll(l logPlace) (all []Logged, err error) {
 	next := uint64(1)
-	err = ReadLog(l, func(e Logged) error {
+	err = ReadLog(l.fs, l.dir, l.ring, func(e Logged) error {
 		if e.Index != next {
 			return fmt.Errorf("entry %d comes where %d belongs", e.Index, next)
 		}
@@ -24,7 +24,7 @@ func readAll(l LogFiles) (all []Logged, err error) {
 }
 
 // dumped compares what ReadLog shows to a model.
-func (m logModel) dumped(l LogFiles, first uint64) error {
+func (m logModel) dumped(l logPlace, first uint64) error {
 	all, err := readAll(l)
 	if err != nil {
 		return err
@@ -56,7 +56,7 @@ func TestReadLogOfKeptSegments(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	files := LogFiles{FS: fs, Dir: dataDir, Ring: s.ring}
+	files := logPlace{fs: fs, dir: dataDir, ring: s.ring}
 	whole, err := readAll(files)
 	if err != nil || len(whole) != 41 || whole[0].Missing != 0 {
 		t.Fatalf("%d entries, %v; want 41", len(whole), err)
@@ -112,7 +112,7 @@ func TestReadLogAcrossASnapshot(t *testing.T) {
 		must(writeDurable(fs, path, data))
 		must(keepSegment(fs, path))
 	}
-	all, err := readAll(LogFiles{FS: fs, Dir: dataDir, Ring: s.ring})
+	all, err := readAll(logPlace{fs: fs, dir: dataDir, ring: s.ring})
 	must(err)
 	var got []string
 	for _, e := range all {
@@ -174,7 +174,7 @@ func TestReadLogOfARunningMember(t *testing.T) {
 			return
 		default:
 		}
-		all, err := readAll(LogFiles{FS: fs, Dir: dataDir, Ring: s.ring})
+		all, err := readAll(logPlace{fs: fs, dir: dataDir, ring: s.ring})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -417,7 +417,7 @@ func TestForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.opened = func(s *Store) {
-		if err := ReadLog(LogFiles{FS: s.fs, Dir: s.dir, Ring: s.ring}, func(e Logged) error {
+		if err := ReadLog(s.fs, s.dir, s.ring, func(e Logged) error {
 			if !e.Committed {
 				t.Errorf("entry %d is not committed", e.Index)
 			}
