@@ -44,7 +44,7 @@ func entriesFrom(first, term uint64, sizes ...int) []*pb.Entry {
 
 func newTestStore(t testing.TB, fs vfs.FS) *Store {
 	t.Helper()
-	s, err := Create(StoreOptions{FS: fs, dir: dataDir, ring: newRing(t, fs, dataDir), SegmentBytes: 4 << 10, KeepBytes: 16 << 10, CacheBytes: 2 << 10},
+	s, err := Create(StoreOptions{FS: fs, Dir: dataDir, Ring: newRing(t, fs, dataDir), SegmentBytes: 4 << 10, KeepBytes: 16 << 10, CacheBytes: 2 << 10},
 		Bootstrap{Cluster: testCluster, Member: 1, Voters: []uint64{1}}, func(dir string) error {
 			return errors.Join(fs.MkdirAll(dir, 0o700), writeDurable(fs, fs.PathJoin(dir, "x"), nil))
 		})
@@ -60,7 +60,7 @@ func reopen(t testing.TB, fs vfs.FS) (*Store, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Open(StoreOptions{FS: fs, dir: dataDir, ring: ring, SegmentBytes: 4 << 10, KeepBytes: 16 << 10, CacheBytes: 2 << 10})
+	return Open(StoreOptions{FS: fs, Dir: dataDir, Ring: ring, SegmentBytes: 4 << 10, KeepBytes: 16 << 10, CacheBytes: 2 << 10})
 }
 
 // holds compares a log to a model, byte for byte; the log may have been cut further.
@@ -458,7 +458,7 @@ func TestLogBounds(t *testing.T) {
 func TestCreateIsAtomicAndExclusive(t *testing.T) {
 	fs := vfs.NewMem()
 	ring := newRing(t, fs, dataDir)
-	o := StoreOptions{FS: fs, dir: dataDir, ring: ring, SegmentBytes: 4 << 10}
+	o := StoreOptions{FS: fs, Dir: dataDir, Ring: ring, SegmentBytes: 4 << 10}
 	boot := Bootstrap{Cluster: 1, Member: 1, Voters: []uint64{1}}
 	build := func(dir string) error { return fs.MkdirAll(dir, 0o700) }
 	if _, err := Create(o, boot, func(dir string) error {
@@ -489,7 +489,7 @@ func TestCreateIsAtomicAndExclusive(t *testing.T) {
 	if _, err := Create(o, boot, build); err == nil {
 		t.Error("a member was created over data whose marker is missing")
 	}
-	if _, err := Create(StoreOptions{FS: fs, dir: dataDir, ring: ring}, Bootstrap{Cluster: 1, Member: 1, Voters: []uint64{2}}, build); err == nil {
+	if _, err := Create(StoreOptions{FS: fs, Dir: dataDir, Ring: ring}, Bootstrap{Cluster: 1, Member: 1, Voters: []uint64{2}}, build); err == nil {
 		t.Error("a member that is not among the voters was created")
 	}
 }
