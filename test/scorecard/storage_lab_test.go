@@ -339,6 +339,16 @@ func (m *member) drop() {
 	m.node = nil
 }
 
+// abandon is drop without waiting: nothing that the member still does can reach the next run of it.
+func (m *member) abandon() {
+	if n := m.node; n != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		go func() { _ = n.Stop(ctx) }()
+	}
+	m.node = nil
+}
+
 // startAll starts every member and waits until all serve.
 func (c *cluster) startAll() error {
 	errs := make([]error, len(c.members))
