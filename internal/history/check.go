@@ -1,7 +1,9 @@
 package history
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +15,10 @@ type Options struct {
 	ClockTolerance      time.Duration // by how much the observer's clock and the cluster's may disagree over the life of a lease
 	ExpiryAllowance     time.Duration // how long after its TTL a lease may live on; 0: not judged
 	RevocationAllowance time.Duration // how long after its acknowledgement a revocation may still be taking hold
+	WakeAllowance       time.Duration // how long after a write was acknowledged a blocking query of Consul may go on waiting; 0 is one second
+	AutoCompaction      bool          // the cluster compacts by itself, so that a previous value may be missing although nobody asked for a compaction
+	SettledAt           int64         // from this time on the cluster was well and nothing was asked for, long enough for every open watch to be told everything; 0: not judged
+	Locks               []string      // prefixes of the keys of locks, one for each lock (etcd's concurrency.Mutex: the name with a slash)
 	MaxViolations       int           // of one rule in the report; 0 is 10. All are counted
 }
 
@@ -42,18 +48,76 @@ func (r Report) String() string {
 	for _, v := range r.Violations {
 		fmt.Fprintf(&b, "VIOLATION %s: %s\n  %s\n", v.Judge, v.Rule, strings.ReplaceAll(v.Words, "\n", "\n  "))
 	}
-	names := make([]string, 0, len(r.Counts))
-	for name := range r.Counts {
-		names = append(names, name)
+	for _, name := range slices.Sorted(maps.Keys(r.More)) {
+		fmt.Fprintf(&b, "and %d more of %s\n", r.More[name], name)
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		fmt.Fprintf(&b, "%s: %d\n", name, r.Counts[name])
+	for _, words := range r.Undecided {
+		fmt.Fprintf(&b, "UNDECIDED %s\n", words)
+	}
+	if r.OK() {
+		b.WriteString("No violation. What was judged:\n")
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Counts)) {
+		fmt.Fprintf(&b, "  %-72s %9d\n", name, r.Counts[name])
 	}
 	return b.String()
 }
 
-// Check judges the history.
+// The judges.
+const (
+	linearizable = "linearizability"
+	serializing  = "serializable"
+	watching     = "watch"
+	leasing      = "lease"
+	locking      = "lock"
+	consul       = "consul"
+	revoking     = "revocation"
+)
+
+// verdict collects what the judges find.
+type verdict struct {
+	h     *History
+	o     Options
+	r     *Report
+	tally map[string]int
+}
+
+func (v *verdict) found(judge, rule, words string, operations, watches []int) {
+	name := judge + ": " + rule
+	v.tally[name]++
+	if v.tally[name] > cmp.Or(v.o.MaxViolations, 10) {
+		if v.r.More == nil {
+			v.r.More = map[string]int{}
+		}
+		v.r.More[name]++
+		return
+	}
+	v.r.Violations = append(v.r.Violations, Violation{judge, rule, words, operations, watches})
+}
+
+func (v *verdict) undecided(words string) { v.r.Undecided = append(v.r.Undecided, words) }
+
+func (v *verdict) counts(what string, n int) { v.r.Counts[what] += n }
+
+// Check judges the history. Porcupine decides on linearizability only if the direct judges have found nothing wrong with
+// keys: they say more precisely what is wrong, and what porcupine is given then rests on what they found right.
 func Check(h History, o Options) Report {
-	return Report{Counts: map[string]int{"operations": len(h.Operations)}}
+	r := Report{Counts: map[string]int{"operations": len(h.Operations), "watches": len(h.Watches)}}
+	v := &verdict{h: &h, o: o, r: &r, tally: map[string]int{}}
+	l := newLedger(v)
+	sights := l.sights()
+	times := l.times(sights)
+	l.replay(times)
+	l.reads()
+	l.realTime(sights)
+	l.doubled()
+	if len(r.Violations) == 0 {
+		l.linear(times)
+	}
+	l.watches()
+	l.leases()
+	l.locks()
+	v.consul()
+	v.revocations()
+	return r
 }

@@ -49,6 +49,7 @@ type ConsulOperation struct {
 	TTL         int64      `json:"ttl,omitempty"`        // SessionCreate: nanoseconds, 0 if it has none
 	LockDelay   int64      `json:"lock_delay,omitempty"` // SessionCreate: nanoseconds
 	Behavior    string     `json:"behavior,omitempty"`   // SessionCreate: "release" (also if empty) or "delete"
+	NoChecks    bool       `json:"no_checks,omitempty"`  // SessionCreate: it hangs on no check, so that only its TTL and a destroy end it
 
 	ReplyIndex uint64 `json:"reply_index,omitempty"` // X-Consul-Index
 	Done       bool   `json:"done,omitempty"`        // the "true" of a write; a session that was renewed, destroyed

@@ -1,0 +1,403 @@
+package history
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// move is one step of the store as porcupine sees it.
+type move struct {
+	operation int // -1: the end of a lease
+	request   *Request
+	answer    *Response
+	blind     bool  // the answer is not known
+	revision  int64 // at which it stands; 0: not known
+	writes    bool
+	optional  bool // it may never have happened
+	call, ret int64
+}
+
+// maker tells porcupine what a store may do.
+type maker struct {
+	*ledger
+}
+
+// step does one move, or says why it cannot be the next one.
+func (m *maker) step(s *store, v *move) (*store, string) {
+	if v.optional && s.revision >= m.last {
+		return s, "" // nobody saw it: it never happened, or after all this
+	}
+	next, want, events, why := s.do(v.request)
+	switch {
+	case v.optional && v.request.Kind == LeaseGrant:
+		if why != "" {
+			return s, ""
+		}
+		return &next, ""
+	case v.optional && (why != "" || len(events) == 0):
+		return nil, "it changes nothing here"
+	case why != "":
+		return nil, why
+	}
+	if v.revision == 0 && len(events) > 0 {
+		if why := m.free(next.revision, events); why != "" {
+			return nil, why
+		}
+	}
+	if v.revision != 0 && next.revision != v.revision {
+		return nil, fmt.Sprintf("it belongs to revision %d, and the store would be at %d", v.revision, next.revision)
+	}
+	if v.revision != 0 && v.writes != (len(events) > 0) {
+		return nil, fmt.Sprintf("it would have %d events here", len(events))
+	}
+	if !v.blind {
+		if diff := same(v.request, &want, v.answer); diff != "" {
+			return nil, diff
+		}
+	}
+	return &next, ""
+}
+
+// free says why a revision cannot have been made by a move with these events.
+func (m *maker) free(revision int64, events []Event) string {
+	p := m.pages[revision]
+	if p == nil {
+		return ""
+	}
+	if p.cause != unexplained {
+		return fmt.Sprintf("it would make revision %d, which something else has made", revision)
+	}
+	for i := range p.told {
+		if !slices.ContainsFunc(events, func(e Event) bool { return sameEvent(e, p.told[i]) }) {
+			return fmt.Sprintf("it would make revision %d, of which watches were told otherwise", revision)
+		}
+	}
+	for _, kv := range m.sightings[revision] {
+		if !slices.ContainsFunc(events, func(e Event) bool { return e.Type == PutEvent && e.KV == kv }) {
+			return fmt.Sprintf("it would make revision %d, of which reads showed something else", revision)
+		}
+	}
+	return ""
+}
+
+func (m *maker) model(start *store) porcupine.Model {
+	return porcupine.Model{
+		Init: func() any { return start },
+		Step: func(state, input, _ any) (bool, any) {
+			next, why := m.step(state.(*store), input.(*move))
+			if why != "" {
+				return false, state
+			}
+			return true, next
+		},
+		Equal: func(a, b any) bool {
+			x, y := a.(*store), b.(*store)
+			return x.revision == y.revision && x.hash == y.hash && x.compacted == y.compacted
+		},
+		Hash: func(state any) uint64 { return state.(*store).hash },
+	}
+}
+
+// bounds holds when the store can have come to a revision: not before first, not after last.
+type bounds struct {
+	base        int64
+	first, last []int64
+}
+
+func (b *bounds) of(revision int64) (first, last int64) {
+	i := revision - b.base
+	switch {
+	case i < 0:
+		return 0, 0
+	case i >= int64(len(b.first)):
+		return b.first[len(b.first)-1], never
+	}
+	return b.first[i], b.last[i]
+}
+
+func (l *ledger) bounds(seen *sightTimes, moves []move) *bounds {
+	b := &bounds{base: l.base, first: make([]int64, len(seen.latest)), last: seen.latest}
+	for i := range moves {
+		v := &moves[i]
+		if v.revision == 0 || v.operation < 0 {
+			continue
+		}
+		at := v.revision - l.base
+		if !v.writes {
+			at++
+		}
+		if at >= 0 && at < int64(len(b.first)) {
+			b.first[at] = max(b.first[at], v.call)
+		}
+	}
+	for i := 1; i < len(b.first); i++ {
+		b.first[i] = max(b.first[i], b.first[i-1])
+	}
+	return b
+}
+
+// tighten brings call and return of a move as near as its revision allows.
+func (b *bounds) tighten(v *move) {
+	if v.revision == 0 {
+		return
+	}
+	first, last := b.of(v.revision)
+	if !v.writes {
+		_, last = b.of(v.revision + 1)
+	}
+	v.call, v.ret = max(v.call, first), min(v.ret, last)
+}
+
+// moves lists everything that the store did.
+func (l *ledger) moves() []move {
+	var all []move
+	l.used = map[int64]int64{}
+	used := l.used
+	for _, r := range slices.Sorted(maps.Keys(l.pages)) {
+		p := l.pages[r]
+		for i := range p.effects {
+			if id := p.effects[i].KV.Lease; id != 0 && used[id] == 0 {
+				used[id] = r
+			}
+		}
+		if p.cause == byLease {
+			all = append(all, move{operation: -1, request: &Request{Kind: LeaseRevoke, Lease: p.lease}, blind: true, revision: r, writes: true, ret: never})
+		}
+	}
+	granted := map[int64]int{}
+	for i := range l.h.Operations {
+		if o := &l.h.Operations[i]; o.Request.Kind == LeaseGrant && o.Outcome == Answered {
+			granted[o.Response.Lease]++
+		}
+	}
+	for i := range l.h.Operations {
+		o, p := &l.h.Operations[i], l.ops[i]
+		v := move{operation: i, request: &o.Request, answer: &o.Response, blind: p.blind, revision: p.revision, writes: p.writes, call: o.Call, ret: o.Return}
+		if o.Outcome == Unknown {
+			v.blind, v.ret = true, never
+		}
+		switch kind := o.Request.Kind; {
+		case o.Outcome == Refused, kind == KeepAlive, kind == Range && o.Outcome == Unknown, serializable(&o.Request):
+			continue
+		case p.revision != 0:
+		case o.Outcome == Answered && kind == LeaseGrant:
+			v.request = &Request{Kind: LeaseGrant, Lease: o.Response.Lease}
+		case o.Outcome == Answered && !kind.aboutKeys():
+		case o.Outcome == Answered:
+			continue // without a revision: found before
+		case kind == LeaseGrant && o.Request.Lease != 0 && granted[o.Request.Lease] == 0 && (used[o.Request.Lease] != 0 || l.exact < l.last):
+			v.optional = true
+		case kind != Compact && kind != LeaseGrant && l.exact < l.last:
+			v.optional = true
+		default:
+			continue // nothing was seen of it, and nothing needs it
+		}
+		all = append(all, v)
+	}
+	if l.exact < l.last { // any lease may end in a revision that is not known
+		for _, id := range slices.Sorted(maps.Keys(granted)) {
+			all = append(all, move{operation: -1, request: &Request{Kind: LeaseRevoke, Lease: id}, blind: true, optional: true, ret: never})
+		}
+	}
+	return all
+}
+
+// linear judges with porcupine. It cuts the history where the store was in one certain state: between two revisions that no
+// operation without a revision spans.
+func (l *ledger) linear(seen *sightTimes) {
+	if l.last-l.base+1 > int64(len(seen.latest)) {
+		l.undecided(fmt.Sprintf("linearizability: revision %d is further from the first one, %d, than this history can explain; did it begin with a store that was not empty, and does it not say so?", l.last, l.base))
+		return
+	}
+	moves := l.moves()
+	b := l.bounds(seen, moves)
+	for i := range moves {
+		if v := &moves[i]; v.optional && v.request.Kind == LeaseGrant && l.used[v.request.Lease] != 0 {
+			_, last := b.of(l.used[v.request.Lease]) // it was there by then
+			v.ret = min(v.ret, last)
+		}
+		b.tighten(&moves[i])
+	}
+	start := newStore(l.h.Initial)
+	m := &maker{ledger: l}
+	end := time.Now().Add(cmp.Or(l.o.Timeout, time.Minute))
+	for _, part := range l.cut(b, moves) {
+		if len(part) == 0 {
+			continue
+		}
+		left := time.Until(end)
+		if left <= 0 {
+			l.undecided("linearizability: out of time")
+			return
+		}
+		result, info := porcupine.CheckOperationsVerbose(m.model(&start), ranked(part), left)
+		l.counts("operations judged by porcupine", len(part))
+		longest := longestOf(info.PartialLinearizations())
+		state := &start
+		for _, i := range longest {
+			if next, why := m.step(state, part[i]); why == "" {
+				state = next
+			}
+		}
+		switch result {
+		case porcupine.Ok:
+			start = *state
+			continue
+		case porcupine.Unknown:
+			l.undecided(fmt.Sprintf("linearizability: no decision in %s on %d operations from revision %d on", cmp.Or(l.o.Timeout, time.Minute), len(part), start.revision))
+		case porcupine.Illegal:
+			words, involved := m.stuck(state, part, longest)
+			if l.ambiguous {
+				l.undecided("linearizability: " + words)
+				return
+			}
+			l.found(linearizable, "not linearizable", words, involved, nil)
+		}
+		return
+	}
+}
+
+// cut divides the moves into parts of some hundreds.
+func (l *ledger) cut(b *bounds, moves []move) [][]*move {
+	const enough = 400
+	var placed, loose []*move
+	for i := range moves {
+		if moves[i].revision != 0 {
+			placed = append(placed, &moves[i])
+		} else {
+			loose = append(loose, &moves[i])
+		}
+	}
+	slices.SortStableFunc(placed, func(x, y *move) int { return sign64(x.revision, y.revision) })
+	slices.SortStableFunc(loose, func(x, y *move) int { return sign64(x.call, y.call) })
+	spanned := make([]int, len(b.first)+1) // differences: how many loose moves span the coming of a revision
+	for _, v := range loose {
+		from := sort.Search(len(b.last), func(i int) bool { return b.last[i] >= v.call })
+		to := sort.Search(len(b.first), func(i int) bool { return b.first[i] > v.ret })
+		if from < to {
+			spanned[from]++
+			spanned[to]--
+		}
+	}
+	var parts [][]*move
+	var part []*move
+	next, n, at := 0, 0, 0 // the next loose move; how many span revision base+at-1
+	for i, v := range placed {
+		if i > 0 && v.revision != placed[i-1].revision && v.revision <= l.exact+1 {
+			for r := int(v.revision - l.base); at <= r; at++ {
+				n += spanned[at]
+			}
+			if n == 0 && (len(part) >= enough || v.revision == l.exact+1) {
+				first, _ := b.of(v.revision)
+				for next < len(loose) && loose[next].ret < first {
+					part = append(part, loose[next])
+					next++
+				}
+				parts, part = append(parts, part), nil
+			}
+		}
+		part = append(part, v)
+	}
+	return append(parts, append(part, loose[next:]...))
+}
+
+// ranked hands moves to porcupine with their times replaced by ranks, in which what is called at the same time is in the order
+// of revisions: the first order that porcupine tries is then nearly always the right one.
+func ranked(part []*move) []porcupine.Operation {
+	type edge struct {
+		time int64
+		back bool
+		i    int
+	}
+	edges := make([]edge, 0, 2*len(part))
+	for i, v := range part {
+		edges = append(edges, edge{v.call, false, i}, edge{v.ret, true, i})
+	}
+	slices.SortFunc(edges, func(x, y edge) int {
+		if c := sign64(x.time, y.time); c != 0 {
+			return c
+		}
+		if x.back != y.back {
+			if x.back {
+				return 1
+			}
+			return -1
+		}
+		a, b := part[x.i], part[y.i]
+		if a.optional != b.optional {
+			if b.optional {
+				return -1
+			}
+			return 1
+		}
+		if c := sign64(a.revision, b.revision); c != 0 {
+			return c
+		}
+		if a.writes != b.writes {
+			if a.writes {
+				return -1
+			}
+			return 1
+		}
+		return x.i - y.i
+	})
+	ops := make([]porcupine.Operation, len(part))
+	for rank, e := range edges {
+		if e.back {
+			ops[e.i].Return = int64(rank)
+		} else {
+			ops[e.i].Call, ops[e.i].Input, ops[e.i].ClientId = int64(rank), part[e.i], e.i
+		}
+	}
+	return ops
+}
+
+func longestOf(all [][][]int) (longest []int) {
+	for _, part := range all {
+		for _, sequence := range part {
+			if len(sequence) > len(longest) {
+				longest = sequence
+			}
+		}
+	}
+	return longest
+}
+
+// stuck says where no order of the operations leads on.
+func (m *maker) stuck(s *store, part []*move, done []int) (string, []int) {
+	left := make(map[int]bool, len(part))
+	for i := range part {
+		left[i] = true
+	}
+	for _, i := range done {
+		delete(left, i)
+	}
+	order := slices.SortedFunc(maps.Keys(left), func(a, b int) int { return sign64(part[a].ret, part[b].ret) })
+	var words []string
+	var involved []int
+	for _, i := range order {
+		v := part[i]
+		if v.optional || len(words) == 5 {
+			continue
+		}
+		_, why := m.step(s, v)
+		if why == "" {
+			why = "it is not the one that is stuck"
+		}
+		line := "the end of lease " + num(v.request.Lease)
+		if v.operation >= 0 {
+			line = m.h.operation(v.operation)
+			involved = append(involved, v.operation)
+		}
+		words = append(words, line+"\n  cannot come next: "+why)
+	}
+	return fmt.Sprintf("no order of the operations explains the answers. The longest one found has %d of these %d and leaves the store at revision %d. Then these are next to return:\n%s",
+		len(done), len(part), s.revision, strings.Join(words, "\n")), involved
+}
