@@ -107,6 +107,7 @@ speaks Consul, certificate authorities, and encryption at rest with Kubernetes' 
   holdfast ca init web         a certificate authority in the cluster; then ca issue, sign, revoke, crl, certs
   holdfast seal ...            keys of the disk, recovery codes, encryption of values by a Kubernetes EncryptionConfiguration
   holdfast kms ...             answer a kube-apiserver's KMS v2 requests with keys of the cluster
+  holdfast bench put           load on this cluster, or on any endpoint of etcd, and what it costs
   holdfast etcd ...            take etcd's place, with etcd's flags, ETCD_* variables and configuration file
   holdfast consul agent ...    take a Consul agent's place, with Consul's flags and configuration files
 
@@ -115,7 +116,7 @@ Linked as "etcd" the binary behaves as "holdfast etcd", linked as "consul" as "h
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServer(), newEtcd(), newConsul(), newCtl(), newStatus(), newToken(), newCA(), newSwarm(), newSeal(), newKMS(), newDebug(), newDemo(), newVersion())
+	root.AddCommand(newServer(), newEtcd(), newConsul(), newCtl(), newStatus(), newToken(), newCA(), newSwarm(), newSeal(), newKMS(), newBench(), newDebug(), newDemo(), newVersion())
 	strictArgs(root)
 	return root
 }

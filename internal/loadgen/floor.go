@@ -3,7 +3,10 @@ package loadgen
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"fmt"
 	"net"
+	"os"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -51,4 +54,27 @@ func (f *floor) Txn(context.Context, *pb.TxnRequest) (*pb.TxnResponse, error) {
 // DeleteRange answers that there was nothing.
 func (f *floor) DeleteRange(context.Context, *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
 	return &pb.DeleteRangeResponse{Header: f.put.Header}, nil
+}
+
+// FloorTLS returns the configuration of a server that shows the certificate of certFile and wants one of the CA in caFile from
+// its clients, or none if caFile is empty. All files are PEM.
+func FloorTLS(certFile, keyFile, caFile string) (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, err
+	}
+	c := &tls.Config{MinVersion: tlsMinimum, Certificates: []tls.Certificate{pair}}
+	if caFile == "" {
+		return c, nil
+	}
+	data, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, err
+	}
+	c.ClientCAs = x509.NewCertPool()
+	if !c.ClientCAs.AppendCertsFromPEM(data) {
+		return nil, fmt.Errorf("%s holds no certificate", caFile)
+	}
+	c.ClientAuth = tls.RequireAndVerifyClientCert
+	return c, nil
 }

@@ -116,8 +116,8 @@ func (o *Options) validateLoad() error {
 		return errors.New("--ttl must be at least 1 second")
 	case is(prepared) && (o.Leases < 1 || o.Leases > maxKeys):
 		return fmt.Errorf("--leases must be between 1 and %d", maxKeys)
-	case o.Load == LoadLeaseExpire && (o.WarmUp != 0 || o.Length != 0 || o.Total != int64(o.Leases)):
-		return errors.New("expiry is measured once for each lease: no --warmup and no --duration")
+	case (o.Load == LoadLeaseExpire || o.Load == LoadLeaseRevoke) && (o.WarmUp != 0 || o.Length != 0 || o.Total != int64(o.Leases)):
+		return errors.New("a lease ends once: no --warmup and no --duration")
 	case o.Prefix == "":
 		return errors.New("--prefix must not be empty: the keys below it are written and deleted")
 	}
