@@ -44,6 +44,10 @@ func (s *Stepper) Begin() error {
 
 // Turn lets the loop handle what waits for it, after a tick of the clock if ticked is set.
 func (s *Stepper) Turn(ticked bool) error {
+	select {
+	case <-s.r.box.notify:
+	default:
+	}
 	return s.step(func() error { return s.r.turn(ticked) })
 }
 

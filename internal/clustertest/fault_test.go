@@ -1,0 +1,5 @@
+package clustertest
+
+func (w *world) fault(f scheduled) {
+	w.stats.faults++
+}

@@ -1,0 +1,172 @@
+package clustertest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"testing/synctest"
+	"time"
+
+	"holdfast.dev/holdfast/internal/core"
+	"holdfast.dev/holdfast/internal/history"
+	"holdfast.dev/holdfast/internal/replica"
+)
+
+// elected notes who leads: one member, in one of its runs, for each term.
+func (w *world) elected(m *member, term uint64) {
+	w.stats.elections++
+	if other := w.leaders[term]; other != nil && (other != m || w.runs[term] != m.boots) {
+		w.violate("both %s (run %d) and %s (run %d) lead in term %d", other.name(), w.runs[term], m.name(), m.boots, term)
+		return
+	}
+	w.leaders[term], w.runs[term] = m, m.boots
+}
+
+// compare compares the state of a member with that of the others at the same index.
+func (w *world) compare(m *member, index uint64) {
+	var h core.Hashes
+	var err error
+	if h, err = m.core.Hashes(context.Background(), w.system, nil); err != nil {
+		w.violate("%s cannot hash its state at %d: %v", m.name(), index, err)
+		return
+	}
+	w.log("%s has the hash %x at %d", m.name(), h.All[:8], h.Applied)
+	if h.Applied != index {
+		w.violate("%s says that it has hashed its state at %d, but it is at %d", m.name(), h.Applied, index)
+		return
+	}
+	known, ok := w.hashes[index]
+	if ok && !bytes.Equal(known[:], h.All[:]) {
+		w.violate("%s has another state at %d than others: %x against %x", m.name(), index, h.All[:8], known[:8])
+	}
+	w.hashes[index] = h.All
+}
+
+// died is for a member that ended by itself, or by a fault of its disk.
+func (w *world) died(m *member, why error) {
+	w.kill(m)
+	switch {
+	case errors.Is(why, replica.ErrRemoved):
+		m.gone = true
+	default:
+		w.later(m)
+	}
+}
+
+// later starts a member again after a while.
+func (w *world) later(m *member) {
+	w.after(w.between(100*time.Millisecond, 40*time.Second), func() { w.start(m) })
+}
+
+// refusedStart is for a member that cannot start.
+func (w *world) refusedStart(m *member, err error) {
+	w.violate("%s does not start: %v", m.name(), err)
+}
+
+// announce has a member tell the cluster who it is, as node does after each start. It reports whether nothing is left to do.
+func (w *world) announce(m *member) bool {
+	if m.said {
+		return true
+	}
+	if m.published == nil && m.stepper.Replica().Status().Applied > 0 {
+		m.published = w.call(m, 30*time.Second, "publish", func(ctx context.Context, c *core.Core) (any, error) {
+			return nil, c.Publish(ctx, m.name(), []string{m.url()})
+		}, func(_ any, err error) {
+			m.published = nil
+			m.said = err == nil
+		})
+	}
+	return false
+}
+
+// recover takes all faults away and demands that the cluster serves again, soon, and that everybody agrees.
+func (w *world) recover() {
+	w.log("recovery")
+	w.over = true
+	w.net.heal(w)
+	for _, m := range w.members {
+		m.stalled, m.paused, m.skew = 0, 0, 0
+		m.disk.set(nil)
+		m.kek.away = false
+		w.start(m)
+	}
+	deadline := w.now() + 3*time.Minute
+	for _, m := range w.members {
+		if m.gone || m.spoiled {
+			continue
+		}
+		served := false
+		var try func()
+		try = func() {
+			if !m.up() {
+				w.after(time.Second, try)
+				return
+			}
+			number := w.record.Call(history.Operation{Client: 90 + m.number, Member: m.number, Call: int64(w.now()), Request: history.Request{Kind: history.Put, Key: "end", Value: m.name()}})
+			r := history.Request{Kind: history.Put, Key: "end", Value: m.name()}
+			w.call(m, 30*time.Second, "last put", func(ctx context.Context, c *core.Core) (any, error) {
+				return perform(ctx, c, w.system, &r)
+			}, func(value any, err error) {
+				a, _ := value.(history.Response)
+				text := ""
+				if err != nil {
+					a, text = history.Response{}, plain(err)
+				}
+				w.record.Return(number, int64(w.now()), outcome(err), a, text)
+				if served = err == nil; !served {
+					w.after(time.Second, try)
+				}
+			})
+		}
+		try()
+		for !served && w.now() < deadline && len(w.violations) == 0 {
+			w.step()
+		}
+		if !served && len(w.violations) == 0 {
+			w.violate("%s does not serve a write within %v after everything was healed", m.name(), 3*time.Minute)
+		}
+	}
+	w.agree(w.now() + time.Minute)
+}
+
+// agree waits until all members have applied the same, and compares their states.
+func (w *world) agree(deadline time.Duration) {
+	for len(w.violations) == 0 {
+		var applied []uint64
+		for _, m := range w.members {
+			if m.up() {
+				applied = append(applied, m.stepper.Replica().Status().Applied)
+			} else if !m.gone && !m.spoiled {
+				applied = append(applied, 0)
+			}
+		}
+		if len(w.pending) == 0 && slices.Min(applied) == slices.Max(applied) && applied[0] > 0 {
+			break
+		}
+		if w.now() > deadline {
+			w.violate("members do not come to the same index after everything was healed: %v", applied)
+			return
+		}
+		w.step()
+	}
+	for _, m := range w.members {
+		if m.up() {
+			w.compare(m, m.stepper.Replica().Status().Applied)
+		}
+	}
+}
+
+// finish ends everything, so that no goroutine is left, and judges what was seen.
+func (w *world) finish() {
+	h := w.record.Finish(int64(w.now()))
+	for _, o := range w.pending {
+		o.told = true
+		o.cancel()
+	}
+	for _, m := range w.members {
+		w.kill(m)
+	}
+	synctest.Wait()
+	w.history = h
+}
