@@ -15,7 +15,7 @@ var house = map[string]layer{
 	"internal/node/etcdflags":      {[]string{"node/config"}, "etcd's flags, variables and file, translated into that configuration"},
 	"internal/node/contexts":       {nil, "client contexts of one user; a leaf, so that node writes and the binary reads them"},
 	"internal/node/logs":           {[]string{"node/config"}, "log formats and outputs"},
-	"internal/etcdapi":             {[]string{"core", "state", "mvcc", "storage", "authn", "policy", "fault"}, "an edge: translates to core; state, mvcc and storage only for the types of core's calls"},
+	"internal/etcdapi":             {[]string{"lab", "core", "state", "mvcc", "storage", "authn", "policy", "fault"}, "an edge: translates to core; state, mvcc and storage only for the types of core's calls"},
 	"internal/agentapi":            {[]string{"core", "catalog", "policy", "fault"}, "an edge between our own agents: translates to core; its client end answers like core"},
 	"internal/consulapi":           {[]string{"core", "catalog", "agent", "policy", "fault"}, "an edge: Consul's HTTP API over core's or agentapi's calls; agent because the agent endpoints are this host's agent's"},
 	"internal/dnsapi":              {[]string{"core", "catalog", "policy", "fault"}, "an edge: DNS over core's or agentapi's Lookup; core and catalog for the types of that call"},

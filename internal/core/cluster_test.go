@@ -370,6 +370,28 @@ func TestHousekeepSweepsAfterCompaction(t *testing.T) {
 	}
 }
 
+func TestSweepRows(t *testing.T) {
+	t.Parallel()
+	m := start(t, func(o *Options) { o.SweepRows = 7 })
+	for range 20 {
+		m.put("a", "x")
+	}
+	_, err := m.Compact(m.ctx, m.anon, &state.Compact{Space: mvcc.SpaceEtcd, Revision: 21}, false)
+	must(t, err)
+	steps := 1
+	for {
+		more, err := m.sweepStep(mvcc.SpaceEtcd)
+		must(t, err)
+		if !more {
+			break
+		}
+		steps++
+	}
+	if steps != 3 { // 20 rows of the revision log, 7 at a time
+		t.Fatalf("%d steps, want 3", steps)
+	}
+}
+
 func TestAutoCompaction(t *testing.T) {
 	t.Parallel()
 	compacted := func(m *member) int64 { return m.hubs[mvcc.SpaceEtcd].compactRevision() }

@@ -97,6 +97,7 @@ type Options struct {
 	CheckpointInterval time.Duration // between checkpoints of long leases; 0: none
 	CorruptInterval    time.Duration // between comparisons of hashes by the leader; 0: none
 	Compaction         AutoCompaction
+	SweepRows          int // of what was compacted, looked at for one write that removes them; 2000
 	// FreeDisk returns the bytes that are free where the data directory is; nil: nobody knows, nothing is raised.
 	FreeDisk      func() (int64, error)
 	AuditPrefixes [][]byte // reads and writes of keys of SpaceEtcd with these prefixes are audited
@@ -191,6 +192,9 @@ func New(o Options) (*Core, error) {
 	}
 	if o.TokenTTL == 0 {
 		o.TokenTTL = 300 * time.Second
+	}
+	if o.SweepRows <= 0 {
+		o.SweepRows = sweepRows
 	}
 	if o.ProgressInterval == 0 {
 		o.ProgressInterval = 10 * time.Minute

@@ -14,7 +14,7 @@ import (
 	"holdfast.dev/holdfast/internal/storage"
 )
 
-// sweepRows is how many rows of the revision log one step of a sweep looks at.
+// sweepRows is how many rows of the revision log one step of a sweep looks at, if Options does not say.
 const sweepRows = 2000
 
 // janitor is what Housekeep does between ticks.
@@ -118,6 +118,7 @@ func (c *Core) rewrite(ctx context.Context) (retired bool, err error) {
 	if err := g.machine.Engine().Flush(); err != nil {
 		return false, err
 	}
+	// gofail: var defragBeforeCopy struct{}
 	err = g.machine.Engine().Compact(ctx, storage.Span{Start: []byte{0}})
 	return g.current.Err() != nil, err
 }
@@ -138,7 +139,7 @@ func (c *Core) sweepAll(ctx context.Context, space mvcc.SpaceID) error {
 func (c *Core) sweepStep(space mvcc.SpaceID) (more bool, err error) {
 	g := c.acquire()
 	defer g.release()
-	return g.machine.Space(space).Sweep(g.machine.Engine(), sweepRows)
+	return g.machine.Space(space).Sweep(g.machine.Engine(), c.opt.SweepRows)
 }
 
 // HashKV returns a hash over what can be read of a space at revisions up to rev (0: all).

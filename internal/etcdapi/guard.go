@@ -19,6 +19,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"holdfast.dev/holdfast/internal/fault"
+	"holdfast.dev/holdfast/internal/lab"
 	"holdfast.dev/holdfast/internal/policy"
 )
 
@@ -107,6 +108,9 @@ func (a *API) outward(name string, err error) error {
 
 // panicked makes an error of what recover returned.
 func (a *API) panicked(name string, p any) error {
+	if lab.Failpoint(p) {
+		panic(p)
+	}
 	a.metrics.panics.Add(1)
 	a.log.Error("a request panicked", "method", name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	return fault.New(fault.Internal, "panic")

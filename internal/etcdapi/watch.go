@@ -316,6 +316,7 @@ func (s *watchSession) deliver(stream *core.WatchStream, m *core.WatchMessage) e
 		}
 		s.forgetLocked(w)
 	}
+	// gofail: var beforeSendWatchResponse struct{}
 	if w != nil && w.fragment {
 		return sendFragments(s.ss, resp, s.a.o.MaxRequestBytes+messageOverhead)
 	}

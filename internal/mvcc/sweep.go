@@ -25,7 +25,15 @@ func (s *Space) Sweep(e *storage.Engine, budget int) (more bool, err error) {
 	more, err = s.sweepInto(e, b, &mark, sweepTo{compacted, budget})
 	if err == nil {
 		b.Set(markKey, mark.append(nil))
+		if more {
+			// gofail: var compactBeforeCommitBatch struct{}
+		}
 		err = e.Apply(b)
+		if more {
+			// gofail: var compactAfterCommitBatch struct{}
+		} else {
+			// gofail: var compactAfterSetFinishedCompact struct{}
+		}
 	}
 	return more && err == nil, firstError(err, b.Close())
 }
@@ -88,6 +96,7 @@ func (s *Space) sweepInto(e *storage.Engine, b *storage.Batch, mark *sweepMark, 
 		Start: appendStampKey(nil, s.id, tableBirths, mark.cut, 0),
 		End:   appendStampKey(nil, s.id, tableBirths, to.compacted+1, 0),
 	})
+	// gofail: var compactBeforeSetFinishedCompact struct{}
 	*mark = sweepMark{cut: to.compacted, target: to.compacted}
 	return false, nil
 }

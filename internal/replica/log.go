@@ -276,6 +276,7 @@ func (l *raftLog) reset(p position, hard *hardState) error {
 	if err := l.sync(); err != nil {
 		return err
 	}
+	// gofail: var raftAfterApplySnap struct{}
 	return l.cut(math.MaxUint64, 0)
 }
 

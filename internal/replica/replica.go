@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 
 	"holdfast.dev/holdfast/internal/fault"
@@ -357,6 +358,11 @@ func (r *Replica) carryOut(pulled int) (more bool, err error) {
 		if !r.peers.forward(f) {
 			r.box.put(event{answer: &Answer{To: f.To, Ticket: f.Ticket}}) // never left: certain
 		}
+	}
+	if r.member.role == raft.StateLeader {
+		// gofail: var raftBeforeLeaderSend struct{}
+	} else {
+		// gofail: var raftBeforeFollowerSend struct{}
 	}
 	for _, m := range out.Messages {
 		r.send(m)

@@ -407,12 +407,19 @@ func (r *Replica) install(w *appendWork) (State, error) {
 	m := r.store.marker
 	m.state, m.start, m.voters, m.learners = rec.number, rec.head.position, rec.head.voters, rec.head.learners
 	m.segment = r.log.newest()
+	// gofail: var raftBeforeSaveSnap struct{}
 	if err := r.store.writeMarker(m); err != nil {
 		return State{}, err
 	}
+	// gofail: var raftAfterSaveSnap struct{}
+
+	// gofail: var raftBeforeApplySnap struct{}
 	if err := r.log.reset(rec.head.position, hardOf(w.message)); err != nil {
 		return State{}, err
 	}
+	// gofail: var raftAfterWALRelease struct{}
+
+	// gofail: var applyBeforeOpenSnapshot struct{}
 	if err := rec.staged.Install(); err != nil {
 		return State{}, err
 	}

@@ -107,6 +107,8 @@ func (r *Replica) installStaged(w *appendWork) error {
 
 // appendAll makes messages durable: one frame for each that needs one, one sync for all.
 func (r *Replica) appendAll(messages []*pb.Message) error {
+	// gofail: var raftBeforeSave struct{}
+
 	for _, m := range messages {
 		if err := r.log.append(hardOf(m), m.GetEntries()); err != nil {
 			return err
@@ -128,6 +130,7 @@ func (r *Replica) syncLog() error {
 	if took > slowSync {
 		r.logger.Warn("the log's disk is slow", "sync", took)
 	}
+	// gofail: var raftAfterSave struct{}
 	return nil
 }
 
@@ -212,6 +215,7 @@ func (r *Replica) applyConf(e *pb.Entry, done *applied) error {
 		return err
 	}
 	_, data := splitConfContext(context)
+	// gofail: var beforeApplyOneConfChange struct{}
 	decisions, err := r.apply([]Entry{{Index: e.GetIndex(), Term: e.GetTerm(), Conf: data}})
 	if err != nil {
 		return err

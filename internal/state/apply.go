@@ -45,7 +45,9 @@ func (m *Machine) Apply(entries []Entry) (*Outcome, error) {
 	if m.broken != nil {
 		return nil, m.broken
 	}
+	// gofail: var beforeStartDBTxn struct{}
 	m.batch.Reset()
+	// gofail: var afterStartDBTxn struct{}
 	a := &application{
 		m: m, batch: m.batch, clock: m.clock, auth: m.auth.Load(), cluster: m.cluster.Load(),
 		encryption: m.encryption.Load(),
@@ -135,18 +137,31 @@ func (a *application) commit() (*Outcome, error) {
 			return nil, err
 		}
 	}
+	// gofail: var commitBeforePreCommitHook struct{}
 	a.batch.Set(appliedKey(), a.clock.append(row[:0]))
+	// gofail: var commitAfterPreCommitHook struct{}
+	compacts := len(a.out.Effects.Compacted) > 0
+	if compacts {
+		// gofail: var compactBeforeCommitScheduledCompact struct{}
+	}
+	// gofail: var beforeCommit struct{}
 	if err := m.engine.Apply(a.batch); err != nil {
 		return nil, err
+	}
+	// gofail: var afterCommit struct{}
+	if compacts {
+		// gofail: var compactAfterCommitScheduledCompact struct{}
 	}
 	if a.encryptionOwned {
 		m.encryption.Store(a.encryption) // before anybody sees a value that was stored by it
 	}
+	// gofail: var beforeWritebackBuf struct{}
 	for id, w := range a.writers {
 		if w != nil {
 			m.spaces[id].Publish(w)
 		}
 	}
+	// gofail: var afterWritebackBuf struct{}
 	m.clock = a.clock
 	if a.authOwned {
 		m.auth.Store(a.auth)

@@ -212,6 +212,9 @@ type Compaction struct {
 	// Retention is how much history is kept: a duration (or a number of hours) with periodic, a number of revisions
 	// with revision. Default: 0, no automatic compaction.
 	Retention string `yaml:"retention"`
+	// BatchLimit, if not 0, is how many rows of what was compacted are looked at for one write that removes them.
+	// Default: 0, which stands for 2000.
+	BatchLimit uint64 `yaml:"batch-limit"`
 }
 
 // Auth holds user authentication.
