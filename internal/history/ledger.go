@@ -18,7 +18,8 @@ type ledger struct {
 	ambiguous  bool            // several operations can have made some revision, and it may not be known which rightly
 	used       map[int64]int64 // lease -> the first revision that attaches something to it
 	seen       *sightTimes
-	sightings  map[int64][]KV // by mod revision, of what reads showed; made when needed
+	revoked    map[int64]int64 // lease -> when its first answered revocation had returned
+	sightings  map[int64][]KV  // by mod revision, of what reads showed; made when needed
 }
 
 // page is what is known of the making of one revision.

@@ -172,9 +172,16 @@ func (l *ledger) moves() []move {
 		}
 	}
 	granted := map[int64]int{}
+	l.revoked = map[int64]int64{}
 	for i := range l.h.Operations {
-		if o := &l.h.Operations[i]; o.Request.Kind == LeaseGrant && o.Outcome == Answered {
+		switch o := &l.h.Operations[i]; {
+		case o.Outcome != Answered:
+		case o.Request.Kind == LeaseGrant:
 			granted[o.Response.Lease]++
+		case o.Request.Kind == LeaseRevoke:
+			if t, ok := l.revoked[o.Request.Lease]; !ok || o.Return < t {
+				l.revoked[o.Request.Lease] = o.Return
+			}
 		}
 	}
 	for i := range l.h.Operations {
@@ -192,7 +199,7 @@ func (l *ledger) moves() []move {
 		case o.Outcome == Answered && !kind.aboutKeys():
 		case o.Outcome == Answered:
 			continue // without a revision: found before
-		case kind == LeaseGrant && o.Request.Lease != 0 && granted[o.Request.Lease] == 0 && (used[o.Request.Lease] != 0 || l.exact < l.last):
+		case kind == LeaseGrant && o.Request.Lease != 0 && granted[o.Request.Lease] == 0 && (used[o.Request.Lease] != 0 || l.revoked[o.Request.Lease] != 0 || l.exact < l.last):
 			v.optional = true
 		case kind != Compact && kind != LeaseGrant && l.exact < l.last:
 			v.optional = true
@@ -202,7 +209,16 @@ func (l *ledger) moves() []move {
 		all = append(all, v)
 	}
 	if l.exact < l.last { // any lease may end in a revision that is not known
-		for _, id := range slices.Sorted(maps.Keys(granted)) {
+		ends := map[int64]bool{}
+		for _, id := range l.h.Initial.Leases {
+			ends[id] = true
+		}
+		for i := range l.h.Operations {
+			if o := &l.h.Operations[i]; o.Request.Kind == LeaseGrant && o.Outcome != Refused {
+				ends[cmp.Or(o.Response.Lease, o.Request.Lease)] = true
+			}
+		}
+		for _, id := range slices.Sorted(maps.Keys(ends)) {
 			all = append(all, move{operation: -1, request: &Request{Kind: LeaseRevoke, Lease: id}, blind: true, optional: true, ret: never})
 		}
 	}
@@ -219,9 +235,14 @@ func (l *ledger) linear(seen *sightTimes) {
 	moves := l.moves()
 	b := l.bounds(seen, moves)
 	for i := range moves {
-		if v := &moves[i]; v.optional && v.request.Kind == LeaseGrant && l.used[v.request.Lease] != 0 {
-			_, last := b.of(l.used[v.request.Lease]) // it was there by then
-			v.ret = min(v.ret, last)
+		if v := &moves[i]; v.optional && v.request.Kind == LeaseGrant { // it was there when it was used first
+			if r := l.used[v.request.Lease]; r != 0 {
+				_, last := b.of(r)
+				v.ret = min(v.ret, last)
+			}
+			if t, ok := l.revoked[v.request.Lease]; ok {
+				v.ret = min(v.ret, t)
+			}
 		}
 		b.tighten(&moves[i])
 	}

@@ -1,0 +1,36 @@
+package history
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// TestCorrectHistories holds that nothing is wrong with what a correct store shows: thousands of histories of all shapes.
+func TestCorrectHistories(t *testing.T) {
+	t.Parallel()
+	n := uint64(2000)
+	if testing.Short() {
+		n = 200
+	}
+	undecided := 0
+	for seed := range n {
+		rnd := rand.New(rand.NewPCG(seed, 5))
+		s := shape{clients: 1 + rnd.IntN(8), steps: 50 + rnd.IntN(500), keys: 1 + rnd.IntN(8), watches: rnd.IntN(5), whole: rnd.IntN(4) > 0, leases: rnd.IntN(2) == 0, step: 1 + int64(20*time.Millisecond)}
+		if rnd.IntN(3) > 0 {
+			s.unknown = []float64{0.01, 0.05, 0.2}[rnd.IntN(3)]
+		}
+		h := generate(seed, s)
+		r := Check(h, Options{SettledAt: h.End, ExpiryAllowance: time.Second, Timeout: 5 * time.Second})
+		if len(r.Violations) > 0 {
+			t.Fatalf("seed %d, %+v:\n%s", seed, s, r)
+		}
+		if len(r.Undecided) > 0 {
+			undecided++
+			if s.whole {
+				t.Fatalf("seed %d, %+v: undecided although everything was watched: %s", seed, s, r)
+			}
+		}
+	}
+	t.Logf("%d of %d undecided", undecided, n)
+}
