@@ -101,11 +101,17 @@ func Open(o Options) (*Engine, error) {
 		o.Logger = slog.Default()
 	}
 	e := &Engine{log: o.Logger, onFatal: o.OnFatal, onFlushed: o.OnFlushed, cache: pebble.NewCache(o.CacheBytes)}
-	db, err := pebble.Open(o.Dir, e.pebbleOptions(o))
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	dirs := &directories{FS: o.FS, e: e}
+	o.FS = dirs
+	db, err := openPebble(o.Dir, e.pebbleOptions(o))
 	if err != nil {
 		e.cache.Unref()
 		return nil, fmt.Errorf("storage: open: %w", corruptError(err))
 	}
+	dirs.open.Store(true)
 	e.db = db
 	return e, nil
 }
