@@ -215,7 +215,7 @@ func newCluster(t *testing.T, size int, rng *rand.Rand, change ...func(*config.C
 	}
 	t.Cleanup(func() {
 		for _, m := range c.members {
-			m.stop()
+			m.abandon()
 		}
 	})
 	return c
