@@ -97,7 +97,7 @@ func PrepareStream(fs vfs.FS, path string, size int64) error {
 	if err != nil {
 		return err
 	}
-	zeros := make([]byte, min(size, 1<<20))
+	zeros := make([]byte, min(size, fillPiece))
 	for left := size; left > 0 && err == nil; left -= int64(len(zeros)) {
 		zeros = zeros[:min(left, int64(len(zeros)))]
 		clear(zeros) // Write may change what it is given
@@ -109,8 +109,12 @@ func PrepareStream(fs vfs.FS, path string, size int64) error {
 	return errors.Join(err, f.Close())
 }
 
+// fillPiece is one page. What is written at once Linux may keep as one folio of its page cache, and a frame that is later written into
+// a folio of a megabyte costs the kernel twice the time of one in a page, and is accounted to the process as a megabyte to storage.
+const fillPiece = 4 << 10
+
 func fillZero(f vfs.File, size int64) error {
-	zeros := make([]byte, min(size, 1<<20))
+	zeros := make([]byte, min(size, fillPiece))
 	for at := int64(0); at < size; at += int64(len(zeros)) {
 		if _, err := f.WriteAt(zeros[:min(size-at, int64(len(zeros)))], at); err != nil {
 			return err
