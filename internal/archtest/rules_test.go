@@ -40,6 +40,7 @@ var house = map[string]layer{
 	"internal/archtest":            {nil, "this table"},
 	"internal/lab":                 {nil, "what a laboratory build does differently: planted bugs and a clock that can be stepped; nothing in any other build"},
 	"internal/fuzztest":            {[]string{"fault"}, "tests only: what fuzz targets ask of every decoder"},
+	"internal/fuzztest/onemember":  {[]string{"core", "state", "mvcc", "storage", "replica", "audit"}, "tests only: a core over a log that commits at once, for the fuzz targets of the edges"},
 	"internal/history":             {nil, "tests only: what clients saw, and whether a correct cluster can have shown it"},
 	"internal/loadgen":             {[]string{"fault"}, "the load that `holdfast bench` puts on an etcd v3 endpoint, and what it measures: a client, not a part of the server"},
 	"internal/clustertest":         {[]string{"lab", "history", "catalog", "node", "etcdapi", "core", "state", "mvcc", "storage", "replica", "seal", "authn", "audit", "ca", "policy", "fault"}, "tests only: whole clusters in one process"},
@@ -54,7 +55,7 @@ type door struct {
 
 var doors = []door{
 	{"go.etcd.io/raft", []string{"internal/replica"}, "consensus has one door"},
-	{"github.com/cockroachdb/pebble/v2/vfs", []string{"internal/storage", "internal/storage/storagetest", "internal/seal", "internal/replica", "internal/node", "internal/audit", "internal/clustertest", "cmd/holdfast"}, "the file system seam: everything durable goes through it, so that crash, fault and encryption are wrappers"},
+	{"github.com/cockroachdb/pebble/v2/vfs", []string{"internal/storage", "internal/storage/storagetest", "internal/seal", "internal/replica", "internal/node", "internal/audit", "internal/clustertest", "internal/fuzztest/onemember", "cmd/holdfast"}, "the file system seam: everything durable goes through it, so that crash, fault and encryption are wrappers"},
 	{"github.com/cockroachdb/pebble", []string{"internal/storage", "internal/seal"}, "ordered storage has one door; seal speaks pebble's file system interface"},
 	{"go.etcd.io/etcd/api", []string{"internal/etcdapi", "internal/loadgen"}, "etcd's wire types stay at the edge"},
 	{"go.etcd.io/etcd/etcdctl", []string{"cmd/holdfast"}, "etcdctl's tree runs in a process of its own"},
