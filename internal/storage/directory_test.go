@@ -11,8 +11,8 @@ import (
 	"holdfast.dev/holdfast/internal/storage"
 )
 
-// TestFailedDirectorySync makes each sync of Open fail in turn, directories' included: Open returns the error. pebble panics
-// over one of them.
+// TestFailedDirectorySync makes each sync of Open and of a first flush fail in turn, directories' included: there is an error, or
+// OnFatal hears of it. pebble panics over some of them.
 func TestFailedDirectorySync(t *testing.T) {
 	injected := errors.New("input/output error")
 	for n := 1; ; n++ {
@@ -30,7 +30,9 @@ func TestFailedDirectorySync(t *testing.T) {
 		go func() {
 			e, err := storage.Open(storage.Options{FS: fs, Dir: "engine", OnFatal: func(err error) { told <- err }})
 			if err == nil {
-				err = e.Close()
+				b := e.NewBatch()
+				b.Set([]byte("k"), []byte("v"))
+				err = errors.Join(e.Apply(b), b.Close(), e.Flush(), e.Close())
 			}
 			opened <- err
 		}()

@@ -104,14 +104,12 @@ func Open(o Options) (*Engine, error) {
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
-	dirs := &directories{FS: o.FS, e: e}
-	o.FS = dirs
-	db, err := openPebble(o.Dir, e.pebbleOptions(o))
+	o.FS = &directories{o.FS, e}
+	db, err := pebble.Open(o.Dir, e.pebbleOptions(o))
 	if err != nil {
 		e.cache.Unref()
 		return nil, fmt.Errorf("storage: open: %w", corruptError(err))
 	}
-	dirs.open.Store(true)
 	e.db = db
 	return e, nil
 }
