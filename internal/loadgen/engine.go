@@ -218,6 +218,9 @@ func (s *session) phase(ctx context.Context, l load, clients []*client, b budget
 
 // settleWithin is how long deliveries, or expiries, may take after the last request.
 func settleWithin(o *Options) time.Duration {
+	if o.settle > 0 {
+		return o.settle
+	}
 	if o.Load == LoadLeaseExpire {
 		return time.Duration(o.TTL)*time.Second + 2*time.Minute
 	}
@@ -340,7 +343,7 @@ func (p *phase) closedLoop(ctx context.Context, clients []*client) {
 					return
 				}
 				k, err := c.ask(ctx, p, at)
-				if errors.Is(err, errSpent) || ctx.Err() != nil {
+				if ctx.Err() != nil {
 					return
 				}
 				p.rec.record(k, c.index, p.now()-at, err)

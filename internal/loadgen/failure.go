@@ -22,9 +22,6 @@ var errTimeout = errors.New("timeout")
 // errNotStarted is what a request of an open loop ends with that could not be started before the end.
 var errNotStarted = errors.New("not started: all clients were busy")
 
-// errSpent means that a load has nothing more to do; it is no failure.
-var errSpent = errors.New("spent")
-
 // transportWords are what transport errors are told apart by; the rest of their text names addresses.
 var transportWords = []string{"connection refused", "connection reset", "broken pipe", "EOF", "handshake", "certificate", "first record does not look like a TLS handshake",
 	"cannot assign requested address", "too many open files", "i/o timeout", "GOAWAY", "error reading server preface", "received message larger than max"}

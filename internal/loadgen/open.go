@@ -2,7 +2,6 @@ package loadgen
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,14 +19,13 @@ func (p *phase) openLoop(ctx context.Context, clients []*client) *Open {
 	giveUp, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var late, latest, started atomic.Int64
-	var spent atomic.Bool
 	var wg sync.WaitGroup
 	for _, c := range clients {
 		wg.Go(func() {
 			defer c.release()
 			for at := range slots {
 				start := p.now()
-				if giveUp.Err() != nil || spent.Load() {
+				if giveUp.Err() != nil {
 					continue // counted below as not started
 				}
 				started.Add(1)
@@ -36,11 +34,6 @@ func (p *phase) openLoop(ctx context.Context, clients []*client) *Open {
 					raise(&latest, int64(behind))
 				}
 				k, err := c.ask(ctx, p, start)
-				if errors.Is(err, errSpent) {
-					spent.Store(true)
-					started.Add(-1)
-					continue
-				}
 				if ctx.Err() != nil {
 					continue
 				}
@@ -52,9 +45,6 @@ func (p *phase) openLoop(ctx context.Context, clients []*client) *Open {
 	close(slots)
 	wg.Wait()
 	o := &Open{Rate: p.s.Rate, Due: came, Late: late.Load(), LatestMs: float64(latest.Load()) / 1e6}
-	if spent.Load() {
-		o.Due = started.Load() // what came after the load had nothing more to do was not due
-	}
 	if ctx.Err() == nil {
 		o.NotStarted = o.Due - started.Load()
 		for i := range o.NotStarted {

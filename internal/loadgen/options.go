@@ -56,6 +56,8 @@ type Options struct {
 
 	ServerPIDs []int  // local processes whose use is reported; nil: those that listen on loopback endpoints
 	Seed       uint64 // of keys and values
+
+	settle time.Duration // tests only: how long deliveries and expiries may take after the last request; 0: settleWithin decides
 }
 
 // requestLimit is what Validate lets ValueSize be: gRPC's own limit on one message is far higher, etcd's lower.
