@@ -153,6 +153,16 @@ func (u *unknowns) settle() {
 		}
 		return false
 	}
+	// those that the end of a lease would explain too come last: they can do without an operation
+	slices.SortStableFunc(u.open, func(a, b question) int {
+		switch {
+		case a.lease == 0 && b.lease != 0:
+			return -1
+		case a.lease != 0 && b.lease == 0:
+			return 1
+		}
+		return sign64(a.revision, b.revision)
+	})
 	for q := range u.open {
 		if try(q, map[int]bool{}) {
 			continue
@@ -170,8 +180,8 @@ func (u *unknowns) settle() {
 	}
 }
 
-// guess looks for the one thing that can have made revision r, of which no or not all events are known; nil if there are
-// several. What it finds stands on the page afterwards.
+// guess looks for the one thing that can have been done at revision r, of which no or not all events are known; nil if there are
+// several. What it finds stands on the page afterwards, as if it had been told.
 func (u *unknowns) guess(r int64) *page {
 	p := u.page(r)
 	shown := u.shown(r)
@@ -188,32 +198,33 @@ func (u *unknowns) guess(r int64) *page {
 		}
 		return len(events) > 0
 	}
-	found := -1
-	for _, i := range u.all {
-		if consistent(u.fits(i, r)) {
-			if found >= 0 {
-				return nil
-			}
-			found = i
+	var effect []Event
+	several := false
+	offer := func(events []Event) {
+		switch {
+		case !consistent(events):
+		case effect == nil:
+			effect = events
+		default:
+			several = several || !slices.EqualFunc(effect, events, sameEvent)
 		}
 	}
-	var ended []Event
+	for _, i := range u.all {
+		offer(u.fits(i, r))
+	}
 	if len(shown) == 0 {
-		n := 0
 		for _, lease := range u.holding() {
-			if events := u.endEvents(lease, r); consistent(events) {
-				ended, n = events, n+1
-			}
-		}
-		if n > 1 || n == 1 && found >= 0 {
-			return nil
+			offer(u.endEvents(lease, r))
 		}
 	}
 	switch {
-	case ended != nil:
-		p.told, p.whole = ended, true
-	case found >= 0:
-		u.settleOn(found, r)
+	case several:
+		return nil
+	case effect != nil: // whoever it was, this is what was done
+		p.told, p.whole = make([]Event, len(effect)), true
+		for i := range effect {
+			p.told[i] = Event{Type: effect[i].Type, KV: effect[i].KV}
+		}
 	case u.doubtful():
 		return nil
 	default:
