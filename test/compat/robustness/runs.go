@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// The kinds of lines in the list of scenarios.
+const (
+	kindRun   = "run"
+	kindQuick = "quick" // is also run by -quick
+	kindOut   = "out"   // is left out, for a reason
+)
+
+type scenario struct{ name, kind, reason string }
+
+func (s scenario) lazyfs() bool { return strings.HasSuffix(s.name, "/LazyFS") }
+
+// readList reads lines of "Test/Scenario kind reason …"; # starts a comment.
+func readList(path string) ([]scenario, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var list []scenario
+	for i, line := range strings.Split(string(data), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		fields := strings.Fields(line)
+		if len(fields) < 3 || !slices.Contains([]string{kindRun, kindQuick, kindOut}, fields[1]) {
+			return nil, fmt.Errorf("%s:%d: want NAME run|quick|out REASON", path, i+1)
+		}
+		list = append(list, scenario{fields[0], fields[1], strings.Join(fields[2:], " ")})
+	}
+	return list, nil
+}
+
+type outcome string
+
+const (
+	passed outcome = "passed"
+	failed outcome = "failed"
+	idle   outcome = "idle" // too little traffic for the suite to judge
+)
+
+type result struct {
+	outcome   outcome
+	failpoint string
+	why       string
+	took      time.Duration
+}
+
+// event is a line of `go tool test2json`.
+type event struct{ Action, Test, Output string }
+
+// once runs a scenario in a process of its own.
+func (b *bench) once(ctx context.Context, s scenario, timeout time.Duration) result {
+	start := time.Now()
+	name := fmt.Sprintf("%s-%d", strings.ReplaceAll(s.name, "/", "_"), start.UnixNano())
+	kept := filepath.Join(b.results, name)
+	logPath := b.path("run.log")
+	log, err := os.Create(logPath)
+	if err != nil {
+		return result{outcome: failed, why: err.Error()}
+	}
+	defer log.Close()
+	var pattern []string
+	for _, part := range strings.Split(s.name, "/") {
+		pattern = append(pattern, "^"+regexp.QuoteMeta(part)+"$")
+	}
+	cmd := exec.CommandContext(ctx, "go", "tool", "test2json", "./robustness.test", "-test.v=test2json", "-test.timeout="+timeout.String(),
+		"-test.run="+strings.Join(pattern, "/"), "-bin-dir="+b.path("bin"))
+	cmd.Dir = b.path("tests", "robustness")
+	cmd.Env = append(os.Environ(), "RESULTS_DIR="+kept, "HOLDFAST_SUITE_KEK="+b.key, "HOLDFAST_SUITE_BINARY="+b.path("bin", "holdfast"), "TMPDIR="+b.path())
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	cmd.Stderr = log
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return result{outcome: failed, why: err.Error()}
+	}
+	r := judge(io.TeeReader(stdout, log), s)
+	runErr := cmd.Wait()
+	if r.outcome == passed && runErr != nil {
+		r = result{outcome: failed, failpoint: r.failpoint, why: fmt.Sprintf("the suite ended early: %v", runErr)}
+	}
+	r.took = time.Since(start)
+	if r.outcome != failed {
+		_ = os.RemoveAll(kept) // of a run that nobody looks at
+		return r
+	}
+	if err := b.keep(kept, logPath); err != nil {
+		r.why += "\n" + err.Error()
+	}
+	r.why += "\nkept in " + kept
+	return r
+}
+
+// keep puts what one needs to look into a failed run beside its report: the log and the key of the data directories.
+func (b *bench) keep(dir, log string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return errors.Join(copyFile(filepath.Join(dir, "run.log"), log), os.WriteFile(filepath.Join(dir, "KEK"), []byte(b.key+"\n"), 0o600))
+}
+
+var (
+	// complaint is where a test says what is wrong.
+	complaint = regexp.MustCompile(`^\s+([a-z_]+\.go:\d+: |Error:|Error Trace:|panic:)`)
+	tooIdle   = "for test results to be reliable, got"
+	panicked  = regexp.MustCompile(`^(panic: |fatal error: )`)
+)
+
+// judge reads the events of one run.
+func judge(events io.Reader, s scenario) result {
+	r := result{outcome: failed}
+	ended := map[string]string{}
+	var complaints, tail []string
+	idleSaid := false
+	lines := bufio.NewScanner(events)
+	lines.Buffer(nil, 64<<20)
+	for lines.Scan() {
+		var e event
+		if json.Unmarshal(bytes.TrimSpace(lines.Bytes()), &e) != nil {
+			continue
+		}
+		if rest, ok := strings.CutPrefix(e.Test, s.name+"/"); ok {
+			r.failpoint = rest
+		}
+		switch e.Action {
+		case "pass", "fail", "skip":
+			ended[e.Test] = e.Action
+		case "output":
+			if strings.Contains(e.Output, tooIdle) {
+				idleSaid = true
+			} else if complains(e.Output) {
+				complaints = append(complaints, strings.TrimRight(e.Output, "\n"))
+			}
+			if tail = append(tail, strings.TrimRight(e.Output, "\n")); len(tail) > 30 {
+				tail = tail[1:]
+			}
+		}
+	}
+	switch ended[s.name] {
+	case "pass":
+		r.outcome = passed
+	case "skip":
+		r.why = "the suite skipped it:\n" + strings.Join(tail, "\n")
+	case "fail":
+		if idleSaid && len(complaints) == 0 {
+			r.outcome = idle
+			return r
+		}
+		r.why = strings.Join(complaints, "\n")
+	default:
+		r.why = "it did not end:\n" + strings.Join(append(complaints, tail...), "\n")
+	}
+	return r
+}
+
+// complains reports whether a line of output says what is wrong. The suite's own log, and what the members print, come through the same
+// stream with "logger.go" and the like in front.
+func complains(line string) bool {
+	if panicked.MatchString(line) {
+		return true
+	}
+	m := complaint.FindStringSubmatch(line)
+	if m == nil {
+		return false
+	}
+	for _, harmless := range []string{"logger.go:", "testing.go:", "network.go:"} {
+		if strings.HasPrefix(m[1], harmless) {
+			return false
+		}
+	}
+	return true
+}
