@@ -54,7 +54,7 @@ func (d *directory) judged(who policy.Principal, ops ...catalog.Op) error {
 	return nil
 }
 
-func newDirectory(t *testing.T) *directory {
+func newDirectory(t testing.TB) *directory {
 	t.Helper()
 	e, err := storage.Open(storage.Options{FS: vfs.NewMem(), Dir: "state", Split: mvcc.Split, CacheBytes: 4 << 20, MemTableBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -181,7 +181,7 @@ func (m *memoryStore) Delete(name string) error {
 
 // lab is the API over HTTP, with the directory and the agent behind it.
 type lab struct {
-	t     *testing.T
+	t     testing.TB
 	dir   *directory
 	agent *agent.Agent
 	api   *API
@@ -209,10 +209,10 @@ func (s *syncBuffer) String() string {
 const ownNodeID = "bf0b901d-f9b5-7c92-62fa-796d6b1574af"
 
 // start returns a lab whose node dev1 is registered and healthy. change may be nil.
-func start(t *testing.T, change func(o *Options)) *lab { t.Helper(); return startWith(t, nil, change) }
+func start(t testing.TB, change func(o *Options)) *lab { t.Helper(); return startWith(t, nil, change) }
 
 // startWith is start with gossip.
-func startWith(t *testing.T, gossip *agent.GossipOptions, change func(o *Options)) *lab {
+func startWith(t testing.TB, gossip *agent.GossipOptions, change func(o *Options)) *lab {
 	t.Helper()
 	l := &lab{t: t, dir: newDirectory(t), log: &syncBuffer{}}
 	log := slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
