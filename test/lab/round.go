@@ -276,7 +276,7 @@ func (lab *laboratory) equal(ctx context.Context) error {
 func (lab *laboratory) judge(h history.History, round int) {
 	began := time.Now()
 	found := lab.result.count(h)
-	report := history.Check(h, history.Options{Timeout: 3 * time.Minute, RevocationAllowance: revocationAllowance})
+	report := history.Check(h, history.Options{Timeout: 3 * time.Minute, RevocationAllowance: revocationAllowance, WakeAllowance: wakeAllowance})
 	found = append(found, report.Violations...)
 	for _, v := range found {
 		lab.wrongAs(v)
