@@ -33,6 +33,13 @@ type disk struct {
 	used  int64 // bytes of files
 	limit int64 // 0: none
 	ops   [numClasses]int
+	bad   []flipped
+}
+
+// flipped is a bit that is not as it was written.
+type flipped struct {
+	n   *inode
+	bit int64
 }
 
 // opClass groups operations that change something by what they are about; within a class their order is always the same.
@@ -134,6 +141,11 @@ func (d *disk) cloneLocked() *disk {
 	out := newDisk()
 	out.root, out.limit = deep(d.root), d.limit
 	out.used = out.count(out.root)
+	for _, f := range d.bad {
+		if n := copied[f.n]; n != nil {
+			out.bad = append(out.bad, flipped{n, f.bit})
+		}
+	}
 	return out
 }
 
@@ -230,6 +242,26 @@ func (d *disk) set(t *trap) {
 	d.trap = t
 }
 
+// setLimit leaves room for so many more bytes; negative: no limit.
+func (d *disk) setLimit(room int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.limit = 0
+	if room >= 0 {
+		d.limit = d.used + room + 1
+	}
+	if d.taken != nil {
+		d.taken.setLimit(room)
+	}
+}
+
+// armed reports whether an operation may fail.
+func (d *disk) armed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.trap != nil || d.limit > 0
+}
+
 // dead returns what is left of the disk if the trap has ended the process.
 func (d *disk) dead() *disk {
 	d.mu.Lock()
@@ -245,7 +277,13 @@ func (d *disk) leave() {
 	if d.taken == nil {
 		d.taken = d.cloneLocked()
 	}
-	d.trap, d.limit = nil, 0
+	d.trap, d.limit = nil, 0 // what is left keeps its limit
+	for _, f := range d.bad { // and its damage: the storage engine tries again and again what met with it
+		if f.bit/8 < int64(len(f.n.data)) {
+			f.n.data[f.bit/8] ^= 1 << (f.bit % 8)
+		}
+	}
+	d.bad = nil
 }
 
 func classOf(name string) opClass {

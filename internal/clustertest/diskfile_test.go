@@ -200,6 +200,7 @@ func (d *disk) rot(name string, bit int64) {
 	defer d.mu.Unlock()
 	if n, err := d.findLocked(name); err == nil && bit/8 < int64(len(n.data)) {
 		n.data[bit/8] ^= 1 << (bit % 8)
+		d.bad = append(d.bad, flipped{n, bit})
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/internal/core"
+	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/history"
 	"holdfast.dev/holdfast/internal/replica"
 )
@@ -49,6 +50,8 @@ func (w *world) died(m *member, why error) {
 	switch {
 	case errors.Is(why, replica.ErrRemoved):
 		m.gone = true
+	case m.rotten && why != nil && fault.From(why).Kind == fault.Corrupt:
+		w.spoil(m)
 	default:
 		w.later(m)
 	}
@@ -61,7 +64,27 @@ func (w *world) later(m *member) {
 
 // refusedStart is for a member that cannot start.
 func (w *world) refusedStart(m *member, err error) {
-	w.violate("%s does not start: %v", m.name(), err)
+	switch {
+	case m.kek.away || m.kek.mask != 0x5a:
+		if why := fault.From(err); !errors.Is(err, errKeyAway) && why.Kind == fault.Internal {
+			w.violate("%s does not say that its key is away: %v", m.name(), err)
+		}
+		w.later(m)
+		return
+	case m.disk.armed():
+		w.later(m)
+		return
+	case m.rotten:
+		w.spoil(m)
+		return
+	}
+	w.violate("%s does not start: %v (%s)", m.name(), err, m.disk.listing())
+}
+
+// spoil is for a member whose disk is damaged. It was found out, as it must be; the member never starts again.
+func (w *world) spoil(m *member) {
+	w.log("%s is damaged, and says so", m.name())
+	m.spoiled = true
 }
 
 // announce has a member tell the cluster who it is, as node does after each start. It reports whether nothing is left to do.
@@ -88,7 +111,8 @@ func (w *world) recover() {
 	for _, m := range w.members {
 		m.stalled, m.paused, m.skew = 0, 0, 0
 		m.disk.set(nil)
-		m.kek.away = false
+		m.kek.away, m.kek.mask = false, 0x5a
+		m.disk.setLimit(-1)
 		w.start(m)
 	}
 	deadline := w.now() + 3*time.Minute

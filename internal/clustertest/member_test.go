@@ -52,6 +52,9 @@ type member struct {
 	leads   uint64 // the term in which it was last seen to lead
 	gone    bool   // removed from the cluster for good
 	spoiled bool   // its disk is damaged: it must not start, and is to be replaced
+	rotten  bool   // a bit of its disk has flipped
+	voter   bool   // as far as the simulation knows
+	guarded bool   // its disk may fail: steps run on a goroutine that may end
 	said    bool   // has published itself in this run
 
 	fatal     fatal
@@ -182,10 +185,17 @@ func (m *member) onFatal(err error) {
 	}
 }
 
-// create makes the member's disk. A founder gets the voters, a joiner none.
-func (m *member) create(founders []*member) error {
+// create makes the member's disk. A founder knows all founders and is a voter, a joiner knows the members that there are.
+func (m *member) create(members []state.Member, founder bool) error {
 	m.disk, m.kek = newDisk(), &kek{mask: 0x5a}
 	if err := m.disk.MkdirAll(dataDir, 0o700); err != nil {
+		return err
+	}
+	root, err := m.disk.OpenDir("/")
+	if err == nil {
+		err = root.Sync() // a data directory that exists before it is used: an operator's business
+	}
+	if err != nil {
 		return err
 	}
 	ring, err := seal.CreateKeyring(m.disk, dataDir, m.kek)
@@ -193,13 +203,10 @@ func (m *member) create(founders []*member) error {
 		return err
 	}
 	var voters []uint64
-	members := []state.Member{{ID: m.id, Name: m.name(), PeerURLs: []string{m.url()}}}
-	if founders != nil {
-		members = nil
-	}
-	for _, f := range founders {
-		voters = append(voters, f.id)
-		members = append(members, state.Member{ID: f.id, PeerURLs: []string{f.url()}})
+	for i := range members {
+		if founder {
+			voters = append(voters, members[i].ID)
+		}
 	}
 	boot := replica.Bootstrap{Cluster: clusterID, Member: m.id, Voters: voters}
 	store, err := replica.Create(m.storeOptions(ring), boot, func(dir string) error {
@@ -207,7 +214,7 @@ func (m *member) create(founders []*member) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(m.found(e, members, len(voters) > 0), e.Close())
+		return errors.Join(m.found(e, members, founder), e.Close())
 	})
 	if err != nil {
 		return err
@@ -239,7 +246,7 @@ func (m *member) start() (err error) {
 	if fresh := m.disk.dead(); fresh != nil {
 		m.disk = fresh
 	}
-	m.fatal.err = nil
+	m.fatal.err, m.guarded = nil, m.rotten
 	ring, err := seal.OpenKeyring(m.disk, dataDir, m.kek)
 	if err != nil {
 		return err
@@ -262,8 +269,8 @@ func (m *member) start() (err error) {
 	m.core, err = core.New(core.Options{
 		Machine: machine, NewEngine: m.engine(ring), Member: m.id, Boot: rng.Uint64(), Clock: time.Now, Logger: w.logger(m),
 		Rand: noise{rand.NewChaCha8(sha256.Sum256(fmt.Appendf(nil, "core %d", seed)))}, Audit: silent{},
-		Limits:   core.Limits{ReserveBytes: w.plan.ReserveBytes, MaxLearners: 2},
-		Election: w.plan.Election, ClusterToken: "sim", ProgressInterval: time.Minute, CheckpointInterval: w.plan.Checkpoint,
+		Limits:     core.Limits{ReserveBytes: w.plan.ReserveBytes, MaxLearners: 2},
+		BcryptCost: 4, Election: w.plan.Election, ClusterToken: "sim", ProgressInterval: time.Minute, CheckpointInterval: w.plan.Checkpoint,
 		Compaction: core.AutoCompaction{Revisions: w.plan.KeepRevisions}, FreeDisk: func() (int64, error) { return m.disk.free(), nil },
 	})
 	if err != nil {

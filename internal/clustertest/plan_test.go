@@ -42,11 +42,12 @@ func planOf(seed uint64) plan {
 		DiskDelay: []time.Duration{time.Millisecond, 4 * time.Millisecond, 30 * time.Millisecond}[pick(3)],
 		TurnDelay: 100 * time.Microsecond, ApplyDelay: []time.Duration{time.Millisecond, 10 * time.Millisecond}[pick(2)],
 		Pause: 2 * time.Second, SegmentBytes: 32 << 10, KeepEntries: uint64(20 + pick(200)), FlushEntries: uint64(20 + pick(150)),
-		HashEvery: 250, Checkpoint: []time.Duration{0, 5 * time.Second}[pick(2)],
+		HashEvery: 250, ReserveBytes: 100 << 10, Checkpoint: []time.Duration{0, 5 * time.Second}[pick(2)],
 	}
 	if pick(3) == 0 {
 		p.Level = 1
 	}
 	p.Clients = []string{"register", "register", "register"}
+	p.Faults = faultsOf(rand.New(rand.NewPCG(seed, 4)), p.Duration)
 	return p
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -46,6 +47,12 @@ func simulate(t *testing.T, p plan, traceTo, verbose io.Writer) (r result) {
 	}()
 	synctest.Test(t, func(*testing.T) {
 		w = newWorld(p, traceTo, verbose)
+		defer func() {
+			if p := recover(); p != nil {
+				w.leaked = true
+				w.violate("panic: %v\n%s", p, debug.Stack())
+			}
+		}()
 		w.run()
 	})
 	return r
