@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -242,9 +243,18 @@ func freePort(t *testing.T) int {
 	return 0
 }
 
-// launch starts the member over its disk and returns when its listeners are open, or it refuses.
+// launch starts the member over its disk and returns when its listeners are open, or it refuses. A port that another program
+// takes meanwhile is no refusal.
 func (m *member) launch() error {
 	m.c.t.Helper()
+	for {
+		if err := m.launchOnce(); err == nil || !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+	}
+}
+
+func (m *member) launchOnce() error {
 	o := *m.config
 	client, peer := freePort(m.c.t), freePort(m.c.t)
 	o.Listen.Client = config.MustURLs(fmt.Sprintf("http://127.0.0.1:%d", client))
