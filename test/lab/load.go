@@ -18,8 +18,9 @@ type load struct {
 	tape  *tape
 	pause time.Duration // between two requests of a client
 	seed  uint64
-	next  int // client id
-	round int // number; only changed while all rest
+	next  int   // client id
+	round int   // number; only changed while all rest
+	first int64 // revision that the round began with: the judges know of none before it; only changed while all rest
 
 	mu    sync.Mutex
 	conns map[[2]int]*clientv3.Client // by slot and lane
@@ -128,8 +129,8 @@ func (c *client) register(ctx context.Context) {
 		c.ask(ctx, history.Request{Kind: history.Range, Key: c.key(), Serializable: true})
 	case n < 12:
 		resp, outcome := c.ask(ctx, history.Request{Kind: history.Range, Key: "r/", End: "r0", Limit: 3})
-		if outcome == history.Answered && resp.Revision > 20 {
-			c.ask(ctx, history.Request{Kind: history.Range, Key: "r/", End: "r0", Revision: resp.Revision - int64(c.rng.IntN(20))})
+		if outcome == history.Answered {
+			c.ask(ctx, history.Request{Kind: history.Range, Key: "r/", End: "r0", Revision: max(c.l.first, resp.Revision-int64(c.rng.IntN(20)))})
 		}
 	case n < 13:
 		c.ask(ctx, history.Request{Kind: history.Delete, Key: c.key(), PrevKV: c.rng.IntN(2) == 0})

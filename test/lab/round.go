@@ -71,6 +71,7 @@ func (lab *laboratory) begin(ctx context.Context, last *history.History) (histor
 	if err != nil {
 		return initial, fmt.Errorf("reading what the store holds: %w", err)
 	}
+	lab.l.first = initial.Revision
 	t := lab.l.tape
 	t.gate.Lock()
 	defer t.gate.Unlock()
