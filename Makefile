@@ -61,8 +61,8 @@ revocation: build ## 200 live connections over three members, revoked 20 times: 
 scale: build ## a million keys: start, memory, disk, paged lists
 	cd test && HOLDFAST_SCALE=1 $(GO) test -count=1 -v -timeout 60m -run TestScale ./e2e
 
-bench: build ## server CPU per request beside etcd 3.7.3, A B A B, same load
-	cd test/bench && $(GO) run . -binary ../../$(BIN)
+bench: build ## Holdfast beside etcd 3.7.3 and an empty server, A B A B, same load, into docs/benchmarks.md (about 25 minutes; wants an idle machine)
+	cd test/bench && $(GO) run . -binary ../../$(BIN) -write ../../docs/benchmarks.md
 
 fuzz: ## every fuzz target for FUZZTIME (default 30s)
 	.ci/fuzz
