@@ -250,12 +250,15 @@ func (lab *laboratory) say(format string, args ...any) {
 // build makes the server that is asked for and says what it is.
 func (o options) build(ctx context.Context) (server, string, error) {
 	binary := o.binary
-	compile := func(name string, args ...string) (string, error) {
-		to := filepath.Join(o.out, name)
+	compile := func(name, dir string, args ...string) (string, error) {
+		to, err := filepath.Abs(filepath.Join(o.out, name))
+		if err != nil {
+			return "", err
+		}
 		if _, err := os.Stat(to); err == nil {
 			return to, nil
 		}
-		args = append([]string{"build", "-o", to}, args...)
+		args = append([]string{"-C", dir, "build", "-o", to}, args...)
 		cmd := exec.CommandContext(ctx, "go", args...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
@@ -266,7 +269,7 @@ func (o options) build(ctx context.Context) (server, string, error) {
 	switch o.server {
 	case "holdfast", "holdfast-etcd":
 		if binary == "" {
-			if binary, err = compile("holdfast", "-C", "..", "-tags", "laboratory", "./cmd/holdfast"); err != nil {
+			if binary, err = compile("holdfast", "..", "-tags", "laboratory", "./cmd/holdfast"); err != nil {
 				return nil, "", err
 			}
 		}
@@ -275,7 +278,7 @@ func (o options) build(ctx context.Context) (server, string, error) {
 		}
 		return &foreign{binary: binary, first: []string{"etcd"}}, "holdfast etcd", nil
 	case "etcd":
-		if binary, err = compile("etcd", "-C", "compat/etcd", "go.etcd.io/etcd/server/v3"); err != nil {
+		if binary, err = compile("etcd", "compat/etcd", "go.etcd.io/etcd/server/v3"); err != nil {
 			return nil, "", err
 		}
 		out, err := exec.Command(binary, "--version").Output()
