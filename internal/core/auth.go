@@ -143,9 +143,12 @@ func (p *passwords) forgetLocked(now time.Time) {
 }
 
 // Authenticate trades a password for a token. An unknown user, a user without password and a wrong password are one answer,
-// and take the same work.
-func (c *Core) Authenticate(ctx context.Context, name, password string) (string, error) {
+// and take the same work. Who holds a certificate that is never a user gets no token.
+func (c *Core) Authenticate(ctx context.Context, who policy.Principal, name, password string) (string, error) {
 	if err := c.checkRead(ctx, false); err != nil {
+		return "", err
+	}
+	if err := c.control(who, policy.Authenticate, ""); err != nil {
 		return "", err
 	}
 	if err := c.audit.Err(); err != nil {

@@ -30,7 +30,7 @@ func (m *member) canRead(who policy.Principal, key string) error {
 func TestAuthenticate(t *testing.T) {
 	t.Parallel()
 	m := start(t, nil)
-	_, err := m.Authenticate(m.ctx, "root", "secret")
+	_, err := m.Authenticate(m.ctx, m.anon, "root", "secret")
 	want(t, err, ErrAuthNotEnabled)
 	if who, err := m.Identify(m.anon, "whatever"); err != nil || who != m.anon {
 		t.Fatal("while authentication is off a token says nothing", err)
@@ -40,11 +40,11 @@ func TestAuthenticate(t *testing.T) {
 	for name, c := range map[string][2]string{
 		"wrong password": {"alice", "nope"}, "no such user": {"nobody", "x"}, "no password user": {"certonly", ""}, "empty": {"alice", ""},
 	} {
-		if _, err := m.Authenticate(m.ctx, c[0], c[1]); !errors.Is(err, ErrAuthFailed) {
+		if _, err := m.Authenticate(m.ctx, m.anon, c[0], c[1]); !errors.Is(err, ErrAuthFailed) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_, err = m.Authenticate(m.ctx, "", "x")
+	_, err = m.Authenticate(m.ctx, m.anon, "", "x")
 	want(t, err, state.ErrUserEmpty)
 	if !m.audit.has("authenticate", ErrAuthFailed.Reason) || !m.audit.has("authenticate", outcomeDone) {
 		t.Fatal("logins are in the record")
@@ -135,7 +135,7 @@ func TestTokensEnd(t *testing.T) {
 			m := start(t, nil)
 			m.auth(map[string]storage.Span{"alice": span("a", "b")})
 			root := m.login("root", "secret")
-			token, err := m.Authenticate(m.ctx, "alice", "pw-alice")
+			token, err := m.Authenticate(m.ctx, m.anon, "alice", "pw-alice")
 			must(t, err)
 			if name == "used in between" {
 				for range 5 {
@@ -163,7 +163,7 @@ func TestTokensAreForgotten(t *testing.T) {
 	for range 3 {
 		m.login("root", "secret")
 	}
-	_, err := m.Authenticate(m.ctx, "root", "secret")
+	_, err := m.Authenticate(m.ctx, m.anon, "root", "secret")
 	want(t, err, ErrTooManyRequests)
 	m.pass(301 * time.Second)
 	if n := len(m.tokens.sessions); n != 0 {
@@ -229,7 +229,7 @@ func TestCommonNameIsAUser(t *testing.T) {
 		t.Fatal(who)
 	}
 	must(t, m.canRead(who, "a"))
-	token, err := m.Authenticate(m.ctx, "bob", "pw-bob")
+	token, err := m.Authenticate(m.ctx, m.anon, "bob", "pw-bob")
 	must(t, err)
 	if who, err = m.Identify(holder, token); err != nil || who.User() != "bob" {
 		t.Fatal("the token comes before the name", who, err)
@@ -251,7 +251,7 @@ func TestTokenOfAnotherMember(t *testing.T) {
 	for _, m := range []*member{a, b} {
 		m.auth(map[string]storage.Span{"alice": span("a", "b")})
 	}
-	token, err := a.Authenticate(a.ctx, "alice", "pw-alice")
+	token, err := a.Authenticate(a.ctx, a.anon, "alice", "pw-alice")
 	must(t, err)
 	who, err := b.Identify(b.anon, token)
 	must(t, err)
@@ -280,15 +280,15 @@ func TestBruteForceIsSlowedDown(t *testing.T) {
 	m := start(t, nil)
 	m.auth(map[string]storage.Span{"alice": span("a", "b")})
 	for range freeFailures {
-		_, err := m.Authenticate(m.ctx, "alice", "guess")
+		_, err := m.Authenticate(m.ctx, m.anon, "alice", "guess")
 		want(t, err, ErrAuthFailed)
 	}
-	_, err := m.Authenticate(m.ctx, "alice", "pw-alice")
+	_, err := m.Authenticate(m.ctx, m.anon, "alice", "pw-alice")
 	want(t, err, ErrTooManyRequests)
 	m.login("root", "secret")
 	m.pass(firstBackoff)
 	m.login("alice", "pw-alice")
-	_, err = m.Authenticate(m.ctx, "alice", "guess")
+	_, err = m.Authenticate(m.ctx, m.anon, "alice", "guess")
 	want(t, err, ErrAuthFailed)
 	m.login("alice", "pw-alice")
 	p := &m.passwords
@@ -321,7 +321,7 @@ func TestControlIsDeniedWithoutARecord(t *testing.T) {
 	want(t, err, ErrAuditUnwritable)
 	want(t, m.Defragment(m.ctx, root), ErrAuditUnwritable)
 	want(t, m.MoveLeader(m.ctx, root, 1), ErrAuditUnwritable)
-	_, err = m.Authenticate(m.ctx, "root", "secret")
+	_, err = m.Authenticate(m.ctx, m.anon, "root", "secret")
 	want(t, err, ErrAuditUnwritable)
 	if m.loop.index != index {
 		t.Fatal("something reached the log")
@@ -387,7 +387,7 @@ func TestJWT(t *testing.T) {
 			t.Parallel()
 			m := start(t, func(o *Options) { o.AuthToken, o.ReadFile = spec, read })
 			m.auth(map[string]storage.Span{"alice": span("a", "b")})
-			token, err := m.Authenticate(m.ctx, "alice", "pw-alice")
+			token, err := m.Authenticate(m.ctx, m.anon, "alice", "pw-alice")
 			must(t, err)
 			who, err := m.Identify(m.anon, token)
 			must(t, err)
@@ -439,13 +439,13 @@ func TestJWT(t *testing.T) {
 	}
 	verifier := start(t, func(o *Options) { o.AuthToken, o.ReadFile = "jwt,sign-method=ES256,pub-key=ec.pub", read })
 	verifier.auth(nil)
-	_, err = verifier.Authenticate(verifier.ctx, "root", "secret")
+	_, err = verifier.Authenticate(verifier.ctx, verifier.anon, "root", "secret")
 	want(t, err, errVerifyOnly)
 }
 
 func (m *member) mustLogin(name, password string) string {
 	m.t.Helper()
-	token, err := m.Authenticate(m.ctx, name, password)
+	token, err := m.Authenticate(m.ctx, m.anon, name, password)
 	must(m.t, err)
 	return token
 }

@@ -482,7 +482,7 @@ func TestLearner(t *testing.T) {
 	want(t, err, ErrLearner)
 	_, err = m.LeaseRenew(m.ctx, m.anon, 1)
 	want(t, err, ErrLearner)
-	_, err = m.Authenticate(m.ctx, "a", "b")
+	_, err = m.Authenticate(m.ctx, m.anon, "a", "b")
 	want(t, err, ErrLearner)
 	want(t, m.Health(m.ctx, HealthNonLearner), ErrLearner)
 	local := query("a")

@@ -68,7 +68,7 @@ func encodeLeaseCall(op byte, id int64, who policy.Principal) []byte {
 // LeaseRenew starts a lease anew and returns its time to live; 0 if there is no such lease. Any member serves it; the
 // leader decides.
 func (c *Core) LeaseRenew(ctx context.Context, who policy.Principal, id int64) (int64, error) {
-	if err := c.control(who, policy.LeaseRenew, ""); err != nil {
+	if err := c.mayRenewLease(who, id); err != nil {
 		return 0, err
 	}
 	if err := c.checkRunning(ctx); err != nil {
@@ -90,6 +90,15 @@ func (c *Core) LeaseRenew(ctx context.Context, who policy.Principal, id int64) (
 		return 0, errMalformedCall
 	}
 	return ttl, nil
+}
+
+// mayRenewLease asks whether who may keep a lease alive, by the keys that this member has seen attached to it.
+func (c *Core) mayRenewLease(who policy.Principal, id int64) error {
+	err := c.read(who, func(m *state.Machine, who policy.Principal) error { return m.AuthorizeLeaseRenewal(who, id) })
+	if err != nil {
+		c.refused(who, policy.LeaseRenew.String(), err)
+	}
+	return err
 }
 
 func (c *Core) renewHere(id int64) ([]byte, error) {
@@ -194,7 +203,8 @@ func (c *Core) serveLease(_ context.Context, from policy.Principal, payload []by
 	c.observe(c.clock())
 	switch op {
 	case leaseCallRenew:
-		if err := c.control(who, policy.LeaseRenew, ""); err != nil {
+		// This member leads: it has applied what was attached to the lease.
+		if err := c.mayRenewLease(who, id); err != nil {
 			return nil, err
 		}
 		return c.renewHere(id)

@@ -385,6 +385,10 @@ func TestLeaseRights(t *testing.T) {
 	want(t, err, state.ErrPermissionDenied)
 	_, err = m.LeaseInfo(m.ctx, bob, 1, false)
 	must(t, err)
+	_, err = m.LeaseRenew(m.ctx, bob, 1)
+	want(t, err, state.ErrPermissionDenied)
+	_, err = m.LeaseRenew(m.ctx, alice, 1)
+	must(t, err)
 	info, err := m.LeaseInfo(m.ctx, alice, 1, true)
 	if err != nil || len(info.Keys) != 1 {
 		t.Fatalf("%+v %v", info, err)

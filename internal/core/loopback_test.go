@@ -417,7 +417,7 @@ func until(t testing.TB, what string, f func() bool) {
 // login makes a user with a role over a span and returns who acts as it.
 func (m *member) login(name, password string) policy.Principal {
 	m.t.Helper()
-	token, err := m.Authenticate(m.ctx, name, password)
+	token, err := m.Authenticate(m.ctx, m.anon, name, password)
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -188,6 +188,11 @@ func (c *Core) Hash(ctx context.Context, who policy.Principal) (HashResult, erro
 	return HashResult{Header: head, Hash: binary.BigEndian.Uint32(sum[:]), HashRevision: head.Revision}, nil
 }
 
+// MaySnapshot asks whether who may have a copy of everything in SpaceEtcd.
+func (c *Core) MaySnapshot(who policy.Principal) error {
+	return c.control(who, policy.SnapshotRead, "")
+}
+
 // Downgrade answers etcd's downgrade calls: this build has no version to go back to.
 func (c *Core) Downgrade(ctx context.Context, who policy.Principal, action DowngradeAction, version string) error {
 	if err := c.checkRunning(ctx); err != nil {

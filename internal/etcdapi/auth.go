@@ -55,7 +55,7 @@ func (s authServer) AuthStatus(ctx context.Context, _ *pb.AuthStatusRequest) (*p
 
 // Authenticate needs no token, as it makes one.
 func (s authServer) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
-	token, err := s.core.Authenticate(ctx, r.Name, r.Password)
+	token, err := s.core.Authenticate(ctx, s.o.Principal(ctx), r.Name, r.Password)
 	if err != nil {
 		return nil, err
 	}

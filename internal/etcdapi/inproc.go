@@ -170,6 +170,11 @@ func (c clientEnd) SendMsg(m any) error {
 	case <-c.done:
 		return io.EOF // the answer is in RecvMsg
 	case <-c.ctx.Done():
+		select {
+		case <-c.done: // the handler's end cancels too: its answer comes first
+			return io.EOF
+		default:
+		}
 		return status.FromContextError(c.ctx.Err()).Err()
 	}
 }
@@ -179,18 +184,28 @@ func (c clientEnd) RecvMsg(m any) error {
 	case from := <-c.down:
 		return transcode(from, m)
 	case <-c.done:
+		return c.ended(m)
+	case <-c.ctx.Done():
 		select {
-		case from := <-c.down: // both were ready
-			return transcode(from, m)
+		case <-c.done: // the handler's end cancels too: its answer comes first
+			return c.ended(m)
 		default:
 		}
-		if c.err != nil {
-			return status.Convert(c.err).Err()
-		}
-		return io.EOF
-	case <-c.ctx.Done():
 		return status.FromContextError(c.ctx.Err()).Err()
 	}
+}
+
+// ended reads what there is after the handler has returned.
+func (c clientEnd) ended(m any) error {
+	select {
+	case from := <-c.down: // both were ready
+		return transcode(from, m)
+	default:
+	}
+	if c.err != nil {
+		return status.Convert(c.err).Err()
+	}
+	return io.EOF
 }
 
 // serverEnd is the handler's end of a pipe.

@@ -143,7 +143,11 @@ func (s maintenanceServer) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb
 
 // Snapshot is refused: what etcd streams here is a bbolt file, which Holdfast does not keep.
 func (s maintenanceServer) Snapshot(_ *pb.SnapshotRequest, ss pb.Maintenance_SnapshotServer) error {
-	if _, err := s.identify(ss.Context()); err != nil {
+	who, err := s.identify(ss.Context())
+	if err == nil {
+		err = s.core.MaySnapshot(who)
+	}
+	if err != nil {
 		return err
 	}
 	return status.Error(codes.Unimplemented, "etcdserver: snapshots in etcd's file format are not served by this build;"+

@@ -206,6 +206,8 @@ func (p *pki) issued(side authn.Side) *authn.Issued {
 		i.Server, i.Client, i.Issuers, i.Pinned = id.peer, id.peer, issuer(policy.RoleMember, policy.RoleAgent), p.pinned
 	case authn.DiscoverySide:
 		i.Issuers = issuer(policy.RoleAdmin, policy.RoleClient, policy.RoleAgent)
+	case authn.MetricsSide:
+		i.Issuers = issuer(policy.RoleAdmin, policy.RoleClient)
 	case authn.PublicSide:
 		i.NoClientCert = true
 		i.Server.Chain = append(slices.Clone(id.serve.Chain), id.root) // a joiner knows nothing but the root's digest

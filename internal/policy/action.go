@@ -45,7 +45,7 @@ const (
 	ClassRoot       // users with the root role
 	ClassSelf       // users with the root role, and the user whom it concerns
 	ClassUser       // every user that exists
-	ClassOpen       // everybody who is somebody: needed before a user is known
+	ClassOpen       // everybody who could be a user: needed before one is known
 )
 
 var actions = [numActions]struct {

@@ -46,6 +46,16 @@ func (m *Machine) AuthorizeLeaseKeys(who policy.Principal, id int64) error {
 	return both(a.attached(&who, id, wantRead))
 }
 
+// AuthorizeLeaseRenewal returns the fault that keeps who from keeping a lease alive: whoever may not write the keys attached
+// to it must not decide how long they live.
+func (m *Machine) AuthorizeLeaseRenewal(who policy.Principal, id int64) error {
+	a := authority{auth: m.auth.Load(), leases: leasesAt{m.spaces[mvcc.SpaceEtcd], m.engine}}
+	if f := a.auth.control(&who, policy.LeaseRenew, ""); f != nil {
+		return f
+	}
+	return both(a.attached(&who, id, wantWrite))
+}
+
 // both joins a fault and an error of the storage: a nil *fault.Error must not become a non-nil error.
 func both(f *fault.Error, err error) error {
 	if err != nil {
@@ -279,7 +289,12 @@ func (v *AuthView) control(who *policy.Principal, action policy.Action, subject 
 	switch {
 	case class == policy.ClassNone || who.Kind() == policy.Nobody:
 		return ErrPermissionDenied
-	case who.IsAdmin() || class == policy.ClassOpen:
+	case who.IsAdmin():
+		return nil
+	case class == policy.ClassOpen:
+		if who.Kind() == policy.Holder && !mayActAsUser(who) {
+			return ErrPermissionDenied
+		}
 		return nil
 	case who.Kind() == policy.Member:
 		if action == policy.MemberList || action == policy.StatusRead || action == policy.AlarmList {

@@ -218,7 +218,7 @@ func TestAnyoneOutside(t *testing.T) {
 				t.Errorf("%s: %v may read the authority's space", stage, who)
 			}
 			for _, a := range append(policy.Actions(), policy.NoAction, policy.Action(99)) {
-				open := a.Class() == policy.ClassOpen && who.Kind() != policy.Nobody
+				open := a.Class() == policy.ClassOpen && who.Role() == policy.RoleClient // who could be a user
 				if got := b.machine.AuthorizeControl(who, a) == nil; got != open {
 					t.Errorf("%s: %v may %v: %v", stage, who, a, got)
 				}
@@ -277,5 +277,26 @@ func TestSelf(t *testing.T) {
 	}
 	if err := b.machine.AuthorizeLeaseKeys(as("alice"), 9); err != nil {
 		t.Errorf("a lease that is not there: %v", err)
+	}
+	if err := b.machine.AuthorizeLeaseRenewal(as("alice"), 1); !errors.Is(err, ErrPermissionDenied) {
+		t.Errorf("alice keeps a lease alive whose key she may not write: %v", err)
+	}
+	for name, lease := range map[string]int64{"root": 1, "alice": 9} {
+		if err := b.machine.AuthorizeLeaseRenewal(as(name), lease); err != nil {
+			t.Errorf("%s renews lease %d: %v", name, lease, err)
+		}
+	}
+}
+
+// TestNeverAUser: a certificate of a role that is never a user learns nothing of the user store and gets no token.
+func TestNeverAUser(t *testing.T) {
+	b := newBench(t)
+	for role, want := range map[policy.Role]error{policy.RoleKMS: ErrPermissionDenied, policy.RoleAgent: ErrPermissionDenied, policy.RoleClient: nil, policy.RoleAdmin: nil} {
+		who := policy.NewHolder("x", policy.Certificate{Issuer: "i", Serial: "1"}, role, false)
+		for _, action := range []policy.Action{policy.AuthStatus, policy.Authenticate} {
+			if err := b.machine.AuthorizeControl(who, action); !errors.Is(err, want) || (err == nil) != (want == nil) {
+				t.Errorf("role %d, %v: %v, want %v", role, action, err, want)
+			}
+		}
 	}
 }

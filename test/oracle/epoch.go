@@ -83,7 +83,9 @@ func (l *lane) know() error {
 		if err == nil {
 			var auth proto.Message
 			if auth, err = l.direct("auth.status", &etcdserverpb.AuthStatusRequest{}); err == nil {
+				before := l.compacted
 				l.model = newModel(l.flavourOf(), kv.(*etcdserverpb.RangeResponse).Header.Revision, auth.(*etcdserverpb.AuthStatusResponse).AuthRevision)
+				l.compacted = max(before, l.compacted)
 				return nil
 			}
 		}

@@ -123,9 +123,12 @@ func (l *lane) play(c Case) string {
 
 func (l *lane) predictOne(c Case, who caller, req proto.Message) answer {
 	if q, ok := req.(*queueRequest); ok {
-		return l.predict(c.Method, who, q.pbPut)
+		req = q.pbPut
 	}
-	return l.predict(c.Method, who, req)
+	l.unsure = false
+	a := l.predict(c.Method, who, req)
+	a.skip = a.skip || l.unsure
+	return a
 }
 
 func (l *lane) count(a answer) {
@@ -300,7 +303,12 @@ func (l *lane) playWatch(c Case, who caller, text string, r *etcdserverpb.WatchC
 	if r.StartRevision != 0 && (r.StartRevision <= max(l.base, l.compacted) || r.StartRevision > l.store.revision) {
 		r.StartRevision = 0
 	}
+	l.unsure = false
 	w, refusal := l.mayWatch(who, r)
+	if l.unsure {
+		l.tally["not sent"]++
+		return ""
+	}
 	if c.Gateway {
 		got, err := l.wire.ask(c, text, r)
 		if err != nil {

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -43,21 +45,38 @@ func run(o options) error {
 	if binary == "" {
 		return fmt.Errorf("-binary is required; with -against etcd -etcd is")
 	}
+	binary, err := filepath.Abs(binary)
+	if err != nil {
+		return err
+	}
 	var chosen []*runner
 	for _, w := range worlds(o.against == "etcd") {
 		if o.worlds == "" || slices.Contains(strings.Split(o.worlds, ","), w.name) {
 			chosen = append(chosen, &runner{world: w, binary: binary, seed: o.seed, shrink: o.shrink, tally: map[string]int{}, skip: map[string]bool{}})
 		}
 	}
+	var house *houseRunner
+	if o.against != "etcd" && (o.worlds == "" || strings.Contains(o.worlds, "house")) {
+		w := world{name: "house", flavour: flavour{secured: true}}
+		house = &houseRunner{runner: &runner{world: w, binary: binary, seed: o.seed, tally: map[string]int{}, skip: map[string]bool{}}, clients: map[string]*http.Client{}}
+	}
 	if o.replay != "" {
 		return again(chosen, o.replay)
 	}
 	begun := time.Now()
 	var wait sync.WaitGroup
+	play := map[*runner]func() error{}
+	for _, r := range chosen {
+		play[r] = r.run
+	}
+	if house != nil {
+		chosen = append(chosen, house.runner)
+		play[house.runner] = house.run
+	}
 	errs := make([]error, len(chosen))
 	for i, r := range chosen {
 		r.cases = o.cases / len(chosen)
-		wait.Go(func() { errs[i] = r.run() })
+		wait.Go(func() { errs[i] = play[r]() })
 	}
 	wait.Wait()
 	return report(o, chosen, errs, time.Since(begun))

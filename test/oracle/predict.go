@@ -179,11 +179,7 @@ func (m *model) transact(c caller, t *pbTxn) answer {
 }
 
 func (m *model) compact(c caller, r *etcdserverpb.CompactionRequest) answer {
-	need := forRoot
-	if m.fl().etcd {
-		need = forAll // etcd asks nobody; Holdfast calls it an operation of control
-	}
-	refusal := m.control(c, need)
+	refusal := m.control(c, forRoot)
 	switch {
 	case refusal != granted:
 	case r.Revision > m.store.revision:
@@ -311,13 +307,7 @@ func (m *model) auth(c caller, req proto.Message) answer {
 		if m.kmsOnly(c) {
 			return refuse(denied)
 		}
-		refusal := granted
-		if m.fl().etcd {
-			refusal = m.checkToken(c)
-		}
-		if refusal == granted {
-			_, refusal = m.login(r.Name, r.Password)
-		}
+		_, refusal := m.login(r.Name, r.Password) // whatever token comes with it
 		return refuse(refusal)
 	case *etcdserverpb.AuthUserGetRequest:
 		refusal := m.self(c, func(name string, _ *user) bool { return name == r.Name })

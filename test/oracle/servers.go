@@ -253,12 +253,15 @@ func (s *server) issue(names []string) error {
 	return nil
 }
 
-func (s *server) certify(role, name string) error {
+func (s *server) certify(role, name string) error { return s.certifyAs(role, name, name) }
+
+// certifyAs writes the certificate of name into the directory file, whose name it has here.
+func (s *server) certifyAs(role, name, file string) error {
 	var err error
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for range 50 { // it may not lead yet
-		if _, err = s.holdfast("ca", "issue", role, "--name", name, "--out", s.path(name)); err == nil {
+		if _, err = s.holdfast("ca", "issue", role, "--name", name, "--out", s.path(file)); err == nil {
 			break
 		}
 		<-tick.C
@@ -266,11 +269,11 @@ func (s *server) certify(role, name string) error {
 	if err != nil {
 		return err
 	}
-	if s.pairs[name], err = tls.LoadX509KeyPair(s.path(name, "cert.pem"), s.path(name, "key.pem")); err != nil {
+	if s.pairs[file], err = tls.LoadX509KeyPair(s.path(file, "cert.pem"), s.path(file, "key.pem")); err != nil {
 		return err
 	}
 	if s.pool == nil {
-		root, err := os.ReadFile(s.path(name, "ca.pem"))
+		root, err := os.ReadFile(s.path(file, "ca.pem"))
 		if err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ func (l *lease) sorted() []string { return slices.Sorted(maps.Keys(l.keys)) }
 type change struct {
 	revision int64
 	kv       *mvccpb.KeyValue // of a deletion only key and revision
-	prev     *mvccpb.KeyValue
+	prev     *mvccpb.KeyValue // at the revision before
 	deleted  bool
 }
 
@@ -117,7 +117,7 @@ func (w *writing) put(r *pbPut) *etcdserverpb.PutResponse {
 		l.keys[string(r.Key)] = true
 	}
 	s.now[string(r.Key)] = kv
-	w.changed = append(w.changed, change{revision: s.revision + 1, kv: kv, prev: prev})
+	w.changed = append(w.changed, change{revision: s.revision + 1, kv: kv, prev: s.past[s.revision][string(r.Key)]})
 	resp := &etcdserverpb.PutResponse{}
 	if r.PrevKv {
 		resp.PrevKv = prev
@@ -134,7 +134,7 @@ func (w *writing) remove(r *pbDel) *etcdserverpb.DeleteRangeResponse {
 		prev := s.now[k]
 		delete(s.now, k)
 		w.detach(prev)
-		w.changed = append(w.changed, change{revision: s.revision + 1, deleted: true, kv: &mvccpb.KeyValue{Key: []byte(k), ModRevision: s.revision + 1}, prev: prev})
+		w.changed = append(w.changed, change{revision: s.revision + 1, deleted: true, kv: &mvccpb.KeyValue{Key: []byte(k), ModRevision: s.revision + 1}, prev: s.past[s.revision][k]})
 		resp.Deleted++
 		if r.PrevKv {
 			resp.PrevKvs = append(resp.PrevKvs, prev)
@@ -182,7 +182,7 @@ func (w *writing) read(r *pbRange) *etcdserverpb.RangeResponse {
 	}
 	for _, kv := range found {
 		if r.KeysOnly {
-			kv = &mvccpb.KeyValue{Key: kv.Key, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease}
+			kv = &mvccpb.KeyValue{Key: kv.Key, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version}
 		}
 		resp.Kvs = append(resp.Kvs, kv)
 	}
@@ -295,11 +295,11 @@ func (s *store) possible(t *pbTxn, p *path) string {
 }
 
 func (s *store) puttable(r *pbPut) string {
-	if (r.IgnoreValue || r.IgnoreLease) && s.now[string(r.Key)] == nil {
-		return keyNotFound
-	}
 	if r.Lease != 0 && s.leases[r.Lease] == nil {
 		return noLease
+	}
+	if (r.IgnoreValue || r.IgnoreLease) && s.now[string(r.Key)] == nil {
+		return keyNotFound
 	}
 	return granted
 }
