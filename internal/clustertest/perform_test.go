@@ -144,7 +144,8 @@ func perform(ctx context.Context, c *core.Core, who policy.Principal, r *history
 		id, ttl, err := c.LeaseGrant(ctx, who, r.Lease, r.TTL)
 		return history.Response{Lease: id, TTL: ttl}, err
 	case history.LeaseRevoke:
-		return history.Response{Lease: r.Lease}, c.LeaseRevoke(ctx, who, r.Lease)
+		revision, err := c.LeaseRevoke(ctx, who, r.Lease)
+		return history.Response{Lease: r.Lease, Revision: revision}, err
 	case history.KeepAlive:
 		ttl, err := c.LeaseRenew(ctx, who, r.Lease)
 		return history.Response{Lease: r.Lease, TTL: ttl}, err

@@ -47,10 +47,14 @@ func (c *Core) LeaseGrant(ctx context.Context, who policy.Principal, id, ttl int
 	}
 }
 
-// LeaseRevoke deletes a lease and its keys.
-func (c *Core) LeaseRevoke(ctx context.Context, who policy.Principal, id int64) error {
-	_, err := c.propose(ctx, who, &state.LeaseRevoke{IDs: []int64{id}})
-	return err
+// LeaseRevoke deletes a lease and its keys, and returns the revision at which they are gone. The store may be further by the
+// time that the answer leaves: what else was decided with it came later.
+func (c *Core) LeaseRevoke(ctx context.Context, who policy.Principal, id int64) (revision int64, err error) {
+	res, err := call[*state.RevokeResult](c, ctx, who, &state.LeaseRevoke{IDs: []int64{id}})
+	if err != nil {
+		return 0, err
+	}
+	return res.Revision, nil
 }
 
 // The calls of methodLease: the first byte of the payload.

@@ -97,10 +97,10 @@ func TestLeaseLife(t *testing.T) {
 	if ttl, err = m.LeaseRenew(m.ctx, m.anon, 1); err != nil || ttl != 0 {
 		t.Fatal(ttl, err)
 	}
-	want(t, m.LeaseRevoke(m.ctx, m.anon, 1), mvcc.ErrLeaseNotFound)
+	want(t, m.revoke(m.anon, 1), mvcc.ErrLeaseNotFound)
 	m.grant(2, 10)
 	m.putLease("c", 2)
-	must(t, m.LeaseRevoke(m.ctx, m.anon, 2))
+	must(t, m.revoke(m.anon, 2))
 	if m.get("c") != "-" || len(m.lessor.leases) != 0 || len(m.lessor.heap) != 0 {
 		t.Fatal("a revoked lease is forgotten")
 	}
@@ -166,7 +166,7 @@ func TestLeasesAreLoadedInPages(t *testing.T) {
 		t.Fatal(m.lessor.loaded, len(m.lessor.leases))
 	}
 	m.grant(n+1, 10)
-	must(t, m.LeaseRevoke(m.ctx, m.anon, n-1))
+	must(t, m.revoke(m.anon, n-1))
 	m.Tick(m.time.Now())
 	if !m.lessor.loaded || len(m.lessor.leases) != n || len(m.lessor.heap) != n {
 		t.Fatal(m.lessor.loaded, len(m.lessor.leases))
@@ -378,7 +378,7 @@ func TestLeaseRights(t *testing.T) {
 	must(t, err)
 	_, err = m.Put(m.ctx, alice, &state.Put{Space: mvcc.SpaceEtcd, Key: []byte("a"), Lease: 1})
 	must(t, err)
-	want(t, m.LeaseRevoke(m.ctx, bob, 1), state.ErrPermissionDenied)
+	want(t, m.revoke(bob, 1), state.ErrPermissionDenied)
 	_, err = m.LeaseInfo(m.ctx, bob, 1, true)
 	want(t, err, state.ErrPermissionDenied)
 	_, err = m.Leases(m.ctx, bob)
@@ -393,5 +393,5 @@ func TestLeaseRights(t *testing.T) {
 	if err != nil || len(info.Keys) != 1 {
 		t.Fatalf("%+v %v", info, err)
 	}
-	must(t, m.LeaseRevoke(m.ctx, alice, 1))
+	must(t, m.revoke(alice, 1))
 }

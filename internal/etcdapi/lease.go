@@ -35,10 +35,11 @@ func (s leaseServer) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.core.LeaseRevoke(ctx, who, r.ID); err != nil {
+	revision, err := s.core.LeaseRevoke(ctx, who, r.ID)
+	if err != nil {
 		return nil, err
 	}
-	return &pb.LeaseRevokeResponse{Header: s.header().proto()}, nil
+	return &pb.LeaseRevokeResponse{Header: s.headerAt(revision).proto()}, nil
 }
 
 // LeaseKeepAlive renews each lease that it is sent the id of, one after the other. It ends when the client has no more.
