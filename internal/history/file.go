@@ -17,7 +17,7 @@ type line struct {
 	Head       *head            `json:"history,omitempty"`
 	Operation  *Operation       `json:"operation,omitempty"`
 	Watch      *Watch           `json:"watch,omitempty"`
-	Told       *told            `json:"told,omitempty"`
+	Told       *answerOf        `json:"told,omitempty"`
 	Consul     *ConsulOperation `json:"consul,omitempty"`
 	Revocation *Revocation      `json:"revocation,omitempty"`
 }
@@ -29,8 +29,8 @@ type head struct {
 	End     int64   `json:"end,omitempty"`
 }
 
-// told is one response of the watch with that number; watches are numbered by their lines, from 0.
-type told struct {
+// answerOf is one response of the watch with that number; watches are numbered by their lines, from 0.
+type answerOf struct {
 	Watch int `json:"watch"`
 	WatchResponse
 }
@@ -56,7 +56,7 @@ func (h History) Write(w io.Writer) error {
 	for i := range h.Watches {
 		err = errors.Join(err, put(line{Watch: &h.Watches[i]}, "watch", i))
 		for _, answer := range h.Watches[i].Responses {
-			err = errors.Join(err, put(line{Told: &told{i, answer}}, "a response of watch", i))
+			err = errors.Join(err, put(line{Told: &answerOf{i, answer}}, "a response of watch", i))
 		}
 	}
 	for i := range h.Consul {

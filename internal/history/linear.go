@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -103,6 +104,28 @@ func (m *maker) model(start *store) porcupine.Model {
 		},
 		Hash: func(state any) uint64 { return state.(*store).hash },
 	}
+}
+
+// bounded runs porcupine within a time and a memory: it keeps a set of operations for each state that it has been in.
+func bounded(m porcupine.Model, ops []porcupine.Operation, limit time.Duration) (porcupine.CheckResult, porcupine.LinearizationInfo) {
+	const memory = 1 << 30
+	var steps atomic.Int64
+	allowed := int64(memory / (len(ops)/8 + 500))
+	step := m.Step
+	m.Step = func(state, input, output any) (bool, any) {
+		ok, next := false, state
+		if steps.Load() <= allowed {
+			if ok, next = step(state, input, output); ok {
+				steps.Add(1)
+			}
+		}
+		return ok, next // when it is spent, nothing goes on and the search ends
+	}
+	result, info := porcupine.CheckOperationsVerbose(m, ops, limit)
+	if steps.Load() > allowed && result == porcupine.Illegal {
+		result = porcupine.Unknown
+	}
+	return result, info
 }
 
 // bounds holds when the store can have come to a revision: not before first, not after last.
@@ -258,7 +281,7 @@ func (l *ledger) linear(seen *sightTimes) {
 			l.undecided("linearizability: out of time")
 			return
 		}
-		result, info := porcupine.CheckOperationsVerbose(m.model(&start), ranked(part), left)
+		result, info := bounded(m.model(&start), ranked(part), left)
 		l.counts("operations judged by porcupine", len(part))
 		longest := longestOf(info.PartialLinearizations())
 		state := &start
@@ -272,7 +295,7 @@ func (l *ledger) linear(seen *sightTimes) {
 			start = *state
 			continue
 		case porcupine.Unknown:
-			l.undecided(fmt.Sprintf("linearizability: no decision in %s on %d operations from revision %d on", cmp.Or(l.o.Timeout, time.Minute), len(part), start.revision))
+			l.undecided(fmt.Sprintf("linearizability: no decision on %d operations from revision %d on within %s and a gigabyte; a watch on everything would have told which of the unanswered ones were done", len(part), start.revision, cmp.Or(l.o.Timeout, time.Minute)))
 		case porcupine.Illegal:
 			words, involved := m.stuck(state, part, longest)
 			if l.ambiguous {

@@ -222,6 +222,7 @@ type shape struct {
 	whole                bool // one watch on everything, from the beginning
 	unknown              float64
 	leases               bool
+	calm                 bool  // the watch on everything is never compacted away
 	step                 int64 // nanoseconds between two steps at most
 }
 
@@ -285,7 +286,11 @@ func (g *generator) request() Request {
 	case x < 68 && g.shape.leases:
 		return g.aboutLease()
 	case x == 68 && g.n.revision > 3:
-		return Request{Kind: Compact, Revision: g.n.revision - int64(g.rnd.IntN(3))}
+		r := g.n.revision - int64(g.rnd.IntN(3))
+		if g.shape.whole && (g.shape.calm || g.rnd.IntN(20) > 0) { // mostly leaves alone what the watch on everything has not been told
+			r = min(r, g.watches[0].next)
+		}
+		return Request{Kind: Compact, Revision: r}
 	}
 	r := Request{Kind: Range, Key: key, End: end, Limit: int64(g.rnd.IntN(4)), Serializable: g.rnd.IntN(5) == 0, CountOnly: g.rnd.IntN(10) == 0, KeysOnly: g.rnd.IntN(10) == 0}
 	if g.rnd.IntN(6) == 0 {

@@ -24,6 +24,7 @@ type pairState struct {
 	lock    uint64
 	session string
 	delayed bool // a session that held it has ended: an acquire may be refused for the lock-delay
+	vague   bool // writes that nobody saw are left out: one of them may have created it
 }
 
 // pairMove is one step of a pair.
@@ -41,7 +42,7 @@ type pairMove struct {
 // changed takes over a write.
 func (s pairState) changed() pairState {
 	if !s.there {
-		s = pairState{there: true, modify: s.modify, fresh: true, delayed: s.delayed}
+		s = pairState{there: true, modify: s.modify, fresh: true, delayed: s.delayed, vague: s.vague}
 	} else {
 		s.fresh = false
 	}
@@ -50,7 +51,7 @@ func (s pairState) changed() pairState {
 }
 
 func (s pairState) gone() pairState {
-	return pairState{modify: s.modify + 1, delayed: s.delayed}
+	return pairState{modify: s.modify + 1, delayed: s.delayed, vague: s.vague}
 }
 
 // write sets value and flags; the same again changes nothing.
@@ -77,7 +78,7 @@ func (s pairState) shown(p *Pair) (pairState, bool) {
 		return s, !s.there
 	}
 	s, ok := s.indexed(p.Modify)
-	if !ok || p.Value != s.value || p.Flags != s.flags || p.Lock != s.lock || p.Session != s.session || s.create != 0 && p.Create != s.create || s.fresh && p.Create != p.Modify || p.Create > p.Modify {
+	if !ok || p.Value != s.value || p.Flags != s.flags || p.Lock != s.lock || p.Session != s.session || s.create != 0 && p.Create != s.create || s.fresh && !s.vague && p.Create != p.Modify || p.Create > p.Modify {
 		return s, false
 	}
 	s.create = p.Create
@@ -186,7 +187,7 @@ func (c *consulJudge) pairs() {
 	}
 	end := time.Now().Add(c.timeout())
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		moves := c.moves(key)
+		moves, start := c.moves(key)
 		left := time.Until(end)
 		if left <= 0 {
 			c.undecided("consul: out of time")
@@ -196,20 +197,20 @@ func (c *consulJudge) pairs() {
 		for i := range moves {
 			ops[i] = porcupine.Operation{ClientId: i, Input: &moves[i], Call: moves[i].call, Return: moves[i].ret}
 		}
-		result, info := porcupine.CheckOperationsVerbose(pairModel(), ops, left)
+		result, info := bounded(pairModel(start), ops, left)
 		c.counts("requests to Consul judged by porcupine", len(moves))
 		switch result {
 		case porcupine.Unknown:
-			c.undecided(fmt.Sprintf("consul: no decision in %s on the %d requests about %q", c.timeout(), len(moves), key))
+			c.undecided(fmt.Sprintf("consul: no decision on the %d requests about %q within %s and a gigabyte", len(moves), key, c.timeout()))
 		case porcupine.Illegal:
-			c.stuck(key, moves, longestOf(info.PartialLinearizations()))
+			c.stuck(key, start, moves, longestOf(info.PartialLinearizations()))
 		}
 	}
 }
 
-func pairModel() porcupine.Model {
+func pairModel(start pairState) porcupine.Model {
 	return porcupine.Model{
-		Init: func() any { return pairState{} },
+		Init: func() any { return start },
 		Step: func(state, input, _ any) (bool, any) {
 			next, ok := state.(pairState).step(input.(*pairMove))
 			return ok, next
@@ -221,8 +222,7 @@ func pairModel() porcupine.Model {
 	}
 }
 
-func (c *consulJudge) stuck(key string, moves []pairMove, done []int) {
-	var s pairState
+func (c *consulJudge) stuck(key string, s pairState, moves []pairMove, done []int) {
 	left := map[int]bool{}
 	for i := range moves {
 		left[i] = true
@@ -242,8 +242,8 @@ func (c *consulJudge) stuck(key string, moves []pairMove, done []int) {
 		key, len(done), len(moves), s, strings.Join(words, "\n")), involved, nil)
 }
 
-// moves lists what was done to a pair, and what was read of it.
-func (c *consulJudge) moves(key string) []pairMove {
+// moves lists what was done to a pair and what was read of it, and how the pair begins.
+func (c *consulJudge) moves(key string) (all []pairMove, start pairState) {
 	shown, first := map[string]bool{}, map[string]int64{}
 	failed := false
 	note := func(o *ConsulOperation, p *Pair) {
@@ -263,7 +263,6 @@ func (c *consulJudge) moves(key string) []pairMove {
 			}
 		}
 	}
-	var all []pairMove
 	acquired := map[string]bool{}
 	for i := range c.h.Consul {
 		o := &c.h.Consul[i]
@@ -278,10 +277,11 @@ func (c *consulJudge) moves(key string) []pairMove {
 			if o.Kind == ConsulAcquire {
 				acquired[o.Session] = true
 			}
-			unique := o.Kind == ConsulPut || o.Kind == ConsulCAS || o.Kind == ConsulAcquire || o.Kind == ConsulRelease
-			if v.blind && unique && c.unique[o.Key+"\x00"+o.Value] == 1 {
-				if !shown[o.Value] && !failed {
-					continue // nobody saw it, and nothing needs it
+			plain := o.Kind == ConsulPut || o.Kind == ConsulCAS
+			if v.blind && (plain || o.Kind == ConsulAcquire || o.Kind == ConsulRelease) && c.unique[o.Key+"\x00"+o.Value] == 1 {
+				if !shown[o.Value] && !failed && plain {
+					start.vague = true // nobody saw it, and nothing needs it: no condition failed
+					continue
 				}
 				if shown[o.Value] {
 					v.ret = first[o.Value]
@@ -304,25 +304,43 @@ func (c *consulJudge) moves(key string) []pairMove {
 		all = append(all, v)
 	}
 	for _, session := range slices.Sorted(maps.Keys(acquired)) {
-		all = append(all, c.endOf(session))
+		if v, ends := c.endOf(session); ends {
+			all = append(all, v)
+		}
 	}
-	return all
+	return all, start
 }
 
-// endOf is the end of a session: when it was destroyed, or at any time after its TTL.
-func (c *consulJudge) endOf(session string) pairMove {
-	v := pairMove{operation: -1, ends: session, ret: never}
+// endOf is the end of a session: when it was destroyed, or at any time after its TTL, or at any time if it hangs on checks. What
+// hangs on nothing and was not destroyed has no end.
+func (c *consulJudge) endOf(session string) (v pairMove, ends bool) {
+	v = pairMove{operation: -1, ends: session, ret: never}
+	created, destroyed := int64(0), int64(never)
+	lasts := int64(0) // how long it lives at least after it was created
 	for i := range c.h.Consul {
 		o := &c.h.Consul[i]
-		if o.Session != session {
+		if o.Session != session || o.Outcome == Refused {
 			continue
 		}
-		switch {
-		case o.Kind == SessionCreate:
-			v.call, v.deletes = max(v.call, o.Call), o.Behavior == "delete"
-		case o.Kind == SessionDestroy && o.Outcome == Answered:
-			v.ret = min(v.ret, o.Return)
+		switch o.Kind {
+		case SessionCreate:
+			created, v.deletes = o.Call, o.Behavior == "delete"
+			if o.NoChecks {
+				if lasts = o.TTL; lasts == 0 {
+					lasts = never
+				}
+			}
+		case SessionDestroy:
+			destroyed = min(destroyed, o.Call)
+			if o.Outcome == Answered {
+				v.ret = min(v.ret, o.Return)
+			}
 		}
 	}
-	return v
+	if lasts >= never-created {
+		v.call = destroyed
+		return v, destroyed != never
+	}
+	v.call = min(created+lasts, destroyed)
+	return v, true
 }
