@@ -5,6 +5,8 @@ import (
 	"context"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -23,8 +25,12 @@ func TestShort(t *testing.T) {
 	schedule := []fault{{At: 0, Kind: "kill-leader", For: 200 * time.Millisecond, Seed: 1}, {At: 2 * time.Second, Kind: "power-all", For: 100 * time.Millisecond, Seed: 2}, {At: 3 * time.Second, Kind: "cut-leader", For: 2 * time.Second, Seed: 3}}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	// The test runs in the package's directory, the program one above.
-	t.Chdir("..")
+	if o.binary == "" {
+		o.binary = filepath.Join(o.out, "holdfast")
+		if out, err := exec.CommandContext(ctx, "go", "-C", filepath.Join("..", ".."), "build", "-o", o.binary, "./cmd/holdfast").CombinedOutput(); err != nil {
+			t.Fatalf("building holdfast: %v\n%s", err, out)
+		}
+	}
 	r, err := o.one(ctx, schedule)
 	if err != nil {
 		t.Fatal(err)
