@@ -257,6 +257,9 @@ those above it up to the root; csr prints the request of an external authority.`
 				}
 				if t.output == "pem" {
 					block, _ := pem.Decode([]byte(i.Chain))
+					if block == nil {
+						return errors.New("the server's answer holds no certificate")
+					}
 					return pem.Encode(w, block)
 				}
 				fmt.Fprint(w, i.Chain)

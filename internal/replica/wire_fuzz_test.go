@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"holdfast.dev/holdfast/internal/fuzztest"
+	"holdfast.dev/holdfast/internal/seal"
 )
 
 // said is a connection whose other end has said all it will.
@@ -149,6 +150,16 @@ func FuzzLogFiles(f *testing.F) {
 			name = markerName // a keyring that does not open is seal's
 		}
 		corrupt(t, fs, fs.PathJoin(dataDir, name), int(at), change)
+		check := func(e *Logged) error {
+			if e.Missing > 0 || e.Index <= want.start.index || e.Index > want.last() {
+				return nil
+			}
+			if w := want.entries[e.Index-want.start.index-1]; e.Term != w.GetTerm() || e.Conf == nil && !bytes.Equal(e.Data, w.GetData()) {
+				t.Fatalf("%s changed at %d: entry %d is read as %+v, not as %v", name, at, e.Index, e, w)
+			}
+			return nil
+		}
+		_ = ReadLog(fs, dataDir, openRing(t, fs), func(e Logged) error { return check(&e) }) // an error is an answer, too
 		s, err := reopen(t, fs)
 		if err != nil {
 			return
@@ -176,6 +187,14 @@ func FuzzLogFiles(f *testing.F) {
 			}
 		}
 	})
+}
+
+func openRing(t testing.TB, fs vfs.FS) *seal.Keyring {
+	ring, err := seal.OpenKeyring(fs, dataDir, thinKEK{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ring
 }
 
 func corrupt(t testing.TB, fs vfs.FS, name string, at int, change []byte) {
