@@ -94,7 +94,7 @@ func TestFlowFollowsBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := types.Config{Importer: exported(t, p.fset, "-deps", "encoding/json", "errors", "strings", "testing")}
+	c := types.Config{Importer: compiled(t, p.fset, "-deps", "encoding/json", "errors", "strings", "testing")}
 	if _, err := c.Check(module+"p", p.fset, []*ast.File{file}, p.info); err != nil {
 		t.Fatal(err)
 	}

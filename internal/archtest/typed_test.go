@@ -46,8 +46,8 @@ func fuzzes(l *listed) bool {
 	return false
 }
 
-// exported imports packages by what the compiler has written of them.
-func exported(t *testing.T, fset *token.FileSet, paths ...string) types.Importer {
+// compiled imports packages by what the compiler has written of them.
+func compiled(t *testing.T, fset *token.FileSet, paths ...string) types.Importer {
 	t.Helper()
 	exports := map[string]string{}
 	for _, l := range list(t, append([]string{"-export"}, paths...)...) {
@@ -82,7 +82,7 @@ func typecheck(t *testing.T) *program {
 			others = append(others, l.ImportPath)
 		}
 	}
-	p.foreign = exported(t, p.fset, others...)
+	p.foreign = compiled(t, p.fset, others...)
 	for _, l := range p.pkgs {
 		if _, err := p.Import(l.ImportPath); err != nil {
 			t.Fatal(err)
