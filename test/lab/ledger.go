@@ -44,6 +44,9 @@ type result struct {
 	Recovered   []float64 `json:"recovery_seconds,omitempty"`
 }
 
+// mostWords is how many violations are put in words; all are counted.
+const mostWords = 50
+
 func newResult() result {
 	return result{Faults: map[string]int{}, Operations: map[string]int{}, Judged: map[string]int{}}
 }
@@ -72,7 +75,7 @@ func (r *result) add(v history.Violation) {
 	default:
 		r.Other++
 	}
-	if len(r.Words) < 50 {
+	if len(r.Words) < mostWords {
 		r.Words = append(r.Words, v.Judge+": "+v.Rule+": "+v.Words)
 	}
 }
@@ -95,8 +98,9 @@ const (
 )
 
 // count adds up a history, and holds the acknowledged writes against the events without any model: each value is written once,
-// so each acknowledged one is told exactly once, at its revision, and none is told twice.
-func (r *result) count(h history.History) (found []history.Violation) {
+// so each acknowledged one is told exactly once, at its revision, and none is told twice. What was not told is looked up: stored
+// returns the value of a key at a revision; nil if there is nobody to ask.
+func (r *result) count(h history.History, stored func(key string, revision int64) string) (found []history.Violation) {
 	for _, o := range h.Operations {
 		r.Operations[o.Outcome.String()]++
 	}
@@ -122,11 +126,16 @@ func (r *result) count(h history.History) (found []history.Violation) {
 		}
 	}
 	for number, o := range h.Operations {
-		for _, v := range written(o) {
-			if !slices.Contains(told[v], o.Response.Revision) && o.Response.Revision <= reached {
-				found = append(found, history.Violation{Judge: ledgerLost, Rule: "an acknowledged write is told", Operations: []int{number},
-					Words: fmt.Sprintf("operation %d wrote %q at revision %d; watches of all keys were told up to %d and have it at %v", number, v, o.Response.Revision, reached, told[v])})
+		for _, w := range written(o) {
+			if slices.Contains(told[w.Value], o.Response.Revision) || o.Response.Revision > reached {
+				continue
 			}
+			v := history.Violation{Judge: ledgerLost, Rule: "an acknowledged write is there", Operations: []int{number},
+				Words: fmt.Sprintf("operation %d wrote %q = %q at revision %d; watches of all keys were told up to %d and have it at %v", number, w.Key, w.Value, o.Response.Revision, reached, told[w.Value])}
+			if stored != nil && stored(w.Key, o.Response.Revision) == w.Value {
+				v.Judge, v.Rule, v.Words = "watch", "an acknowledged write is told", v.Words+"; the store has it there"
+			}
+			found = append(found, v)
 		}
 	}
 	for v, at := range told {
@@ -137,18 +146,18 @@ func (r *result) count(h history.History) (found []history.Violation) {
 	return found
 }
 
-// written are the values that an answered operation has certainly written.
-func written(o history.Operation) []string {
+// written are the puts that an answered operation has certainly done.
+func written(o history.Operation) []history.Request {
 	if o.Outcome != history.Answered {
 		return nil
 	}
 	return writtenBy(o.Request, o.Response)
 }
 
-func writtenBy(r history.Request, a history.Response) (all []string) {
+func writtenBy(r history.Request, a history.Response) (all []history.Request) {
 	switch r.Kind {
 	case history.Put:
-		return []string{r.Value}
+		return []history.Request{r}
 	case history.Txn:
 		branch := r.Then
 		if !a.Succeeded {

@@ -276,7 +276,7 @@ func (lab *laboratory) equal(ctx context.Context) error {
 // judge holds the history against what a correct cluster can have shown.
 func (lab *laboratory) judge(h history.History, round int) {
 	began := time.Now()
-	found := lab.result.count(h)
+	found := lab.result.count(h, lab.stored)
 	report := history.Check(h, history.Options{Timeout: 3 * time.Minute, RevocationAllowance: revocationAllowance, WakeAllowance: wakeAllowance})
 	found = append(found, report.Violations...)
 	for _, v := range found {
@@ -303,9 +303,29 @@ func (lab *laboratory) judge(h history.History, round int) {
 	lab.say("judged in %.1f s: %d violations, %d undecided", time.Since(began).Seconds(), len(found), len(report.Undecided))
 }
 
+// stored asks for the value of a key at a revision; what cannot be read is not there.
+func (lab *laboratory) stored(key string, revision int64) string {
+	for _, m := range lab.c.all() {
+		cl, err := lab.c.client(m.slot)
+		if err != nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+		got, err := cl.Get(ctx, key, clientv3.WithRev(revision))
+		cancel()
+		if err == nil && len(got.Kvs) == 1 {
+			return string(got.Kvs[0].Value)
+		}
+	}
+	return ""
+}
+
 // wrongAs notes a violation.
 func (lab *laboratory) wrongAs(v history.Violation) {
 	lab.result.add(v)
+	if lab.result.Violations > mostWords {
+		return
+	}
 	lab.say("VIOLATION %s: %s: %s", v.Judge, v.Rule, strings.ReplaceAll(v.Words, "\n", "\n    "))
 }
 
