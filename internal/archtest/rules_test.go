@@ -121,6 +121,7 @@ var manyExports = map[string]struct {
 	"internal/caapi":       {75, "the bodies of requests and answers count one by one"},
 	"internal/authn":       {54, "one type for each thing that node wires (identity, gate, socket, registry) with its options; sides and routes count one by one"},
 	"internal/seal":        {38, "six faults and five key providers, each one constructor, beside the keyring, the two formats and the file system"},
+	"internal/history":     {60, "the vocabulary of histories: kinds of requests, outcomes, targets and types of events count one by one"},
 	"internal/replica":     {56, "faults count one by one, and the step machine and its effects stand beside the driver, and beside that what a simulation steps it with"},
 }
 
