@@ -169,6 +169,19 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// TestGolden holds that a history of format 1 can be read and judged.
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	h, err := Load("testdata/stale.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(h.Operations) != 4 || len(h.Watches[0].Responses) != 2 || len(h.Consul) != 1 || len(h.Revocations) != 1 {
+		t.Fatalf("%+v", h)
+	}
+	expect(t, Check(h, Options{}), "linearizability: stale read", false)
+}
+
 func TestShrink(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
