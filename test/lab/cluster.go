@@ -255,6 +255,7 @@ func (c *cluster) ready(ctx context.Context, m *member, limit time.Duration) err
 
 // remove takes a member out of the cluster, ends it, and gives its disk up.
 func (c *cluster) remove(ctx context.Context, m *member) error {
+	c.leave(m, true) // it ends by itself when it hears of it
 	var err error
 	for _, other := range c.all() {
 		if other == m {
@@ -273,10 +274,14 @@ func (c *cluster) remove(ctx context.Context, m *member) error {
 		}
 	}
 	if err != nil {
+		c.leave(m, false)
 		return fmt.Errorf("removing %s: %w", m.name, err)
 	}
 	return c.discard(m)
 }
+
+// leave says whether the supervisor is to leave a member alone.
+func (c *cluster) leave(m *member, alone bool) { c.mu.Lock(); m.wanted = !alone; c.mu.Unlock() }
 
 // discard ends a member that is not of the cluster, and gives its disk up.
 func (c *cluster) discard(m *member) error {

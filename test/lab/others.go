@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,13 +51,39 @@ func (lab *laboratory) others(ctx context.Context, work *sync.WaitGroup) {
 		})
 	}
 	work.Go(func() {
+		var gone []revoked
 		for n := 1; ctx.Err() == nil; n++ {
-			wait(ctx, 10*time.Second)
+			for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && ctx.Err() == nil; wait(ctx, 500*time.Millisecond) {
+				lab.comeBack(ctx, gone)
+			}
 			if ctx.Err() == nil {
-				lab.revoke(ctx, h, fmt.Sprintf("leaver-%d-%d", lab.l.round, n))
+				gone = append(gone, lab.revoke(ctx, h, fmt.Sprintf("leaver-%d-%d", lab.l.round, n))...)
 			}
 		}
 	})
+}
+
+// revoked is a certificate that was revoked.
+type revoked struct {
+	name string
+	conf *tls.Config
+}
+
+// comeBack tries one of the revoked certificates at one of the members, who may have got the state from another since.
+func (lab *laboratory) comeBack(ctx context.Context, gone []revoked) {
+	if len(gone) == 0 {
+		return
+	}
+	c := lab.l.client()
+	who, members := gone[c.rng.IntN(len(gone))], lab.c.all()
+	slot := members[c.rng.IntN(len(members))].slot
+	cl, err := dial("https://"+lab.c.net.address(slot)+":2379", who.conf)
+	if err != nil {
+		return
+	}
+	defer cl.Close()
+	c.certificate = who.name
+	c.do(ctx, slot, cl, history.Request{Kind: history.Range, Key: c.key()})
 }
 
 // consulClient asks Consul's API, one thing at a time.
@@ -239,16 +266,16 @@ func (c *consulClient) session(ctx context.Context) {
 
 // revoke makes a certificate, asks all members by it, revokes it, and goes on asking: nothing is to be answered any more.
 // What is asked is linearizable: a member that hears nobody cannot know, and has to refuse.
-func (lab *laboratory) revoke(ctx context.Context, h house, name string) {
+func (lab *laboratory) revoke(ctx context.Context, h house, name string) []revoked {
 	dir := filepath.Join(lab.c.dir, name)
 	defer os.RemoveAll(dir)
 	if _, err := h.run(ctx, lab.c, "ca", "issue", "admin", "--name", name, "--out", dir); err != nil {
-		return // nobody leads just now
+		return nil // nobody leads just now
 	}
 	conf, err := loadIdentity(dir)
 	if err != nil {
 		lab.wrong("laboratory", err.Error())
-		return
+		return nil
 	}
 	asking, rest := context.WithCancel(ctx)
 	var work sync.WaitGroup
@@ -278,6 +305,7 @@ func (lab *laboratory) revoke(ctx context.Context, h house, name string) {
 	wait(ctx, 3*time.Second)
 	rest()
 	work.Wait()
+	return []revoked{{name, conf}}
 }
 
 // askOn reads and writes until ctx is done.
