@@ -32,6 +32,7 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
+	keepOutOfDumps()
 	switch strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") {
 	case "etcdctl":
 		ctlv3.MustStart() // ends the process itself when it fails
