@@ -166,6 +166,7 @@ func (i *incident) slowFor(ctx context.Context, ways []direction, l link) error 
 
 func (i *incident) narrowLink(ctx context.Context) error {
 	if !i.c.net.narrow {
+		i.missed = true
 		i.note("this kernel has no tbf: left out")
 		return nil
 	}
@@ -182,7 +183,6 @@ func (i *incident) replace(ctx context.Context) error {
 	leaves := i.claim(1)
 	defer i.release(leaves)
 	if len(leaves) == 0 {
-		i.note("every member is in something else")
 		return nil
 	}
 	size := len(i.c.all())

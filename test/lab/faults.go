@@ -36,6 +36,7 @@ type incident struct {
 	rng    *rand.Rand
 	length time.Duration
 	main   bool // not in the middle of another
+	missed bool // it found nobody to hit
 	words  []string
 }
 
@@ -71,9 +72,11 @@ func (j *injector) one(ctx context.Context, kind string, seed uint64, length tim
 	}
 	began := time.Now()
 	err := do(ctx)
-	j.mu.Lock()
-	j.boxed[kind]++
-	j.mu.Unlock()
+	if !i.missed {
+		j.mu.Lock()
+		j.boxed[kind]++
+		j.mu.Unlock()
+	}
 	j.say("%-14s %6.1fs  %s", kind, time.Since(began).Seconds(), strings.Join(i.words, "; "))
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("%s: %w", kind, err)
@@ -96,6 +99,10 @@ func (i *incident) claim(n int, first ...*member) (got []*member) {
 			i.claimed[m] = true
 			got = append(got, m)
 		}
+	}
+	if len(got) == 0 {
+		i.missed = true
+		i.note("every member is in something else")
 	}
 	return got
 }
@@ -122,7 +129,6 @@ func names(members []*member) string {
 func (i *incident) kill(ctx context.Context, members []*member, mode powerfs.Mode) error {
 	defer i.release(members)
 	if len(members) == 0 {
-		i.note("every member is in something else")
 		return nil
 	}
 	leads := i.c.leader(ctx)
@@ -219,6 +225,9 @@ func (i *incident) restart(ctx context.Context) error {
 
 func (i *incident) pause(ctx context.Context, members []*member) error {
 	defer i.release(members)
+	if len(members) == 0 {
+		return nil
+	}
 	i.note("%s", names(members))
 	var err error
 	for _, m := range members {
