@@ -4,7 +4,7 @@ BIN     := bin/holdfast
 CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
 CONSUL  := cd test/compat/consul && $(GO) run ./conformance -binary ../../../$(BIN)
 
-.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s e2e house torture revocation lab scale bench fuzz clean
+.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s e2e house torture revocation lab scale bench fuzz fuzz-seeds clean
 
 build: ## the binary, in bin/holdfast
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/holdfast
@@ -67,8 +67,11 @@ scale: build ## a million keys: start, memory, disk, paged lists
 bench: build ## Holdfast beside etcd 3.7.3 and an empty server, A B A B, same load, into docs/benchmarks.md (about 25 minutes; wants an idle machine)
 	cd test/bench && $(GO) run . -binary ../../$(BIN) -write ../../docs/benchmarks.md
 
-fuzz: ## every fuzz target for FUZZTIME (default 30s)
+fuzz: ## every fuzz target for FUZZTIME (default 30s), two at once, with a table; FUZZ=pattern for some, RESUME=1 to go on
 	.ci/fuzz
+
+fuzz-seeds: ## seeds and corpora of all fuzz targets, and whether each decoder is run by them
+	.ci/fuzz -seeds
 
 clean:
 	rm -rf bin
