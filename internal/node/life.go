@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"holdfast.dev/holdfast/internal/audit"
 	"holdfast.dev/holdfast/internal/core"
 	"holdfast.dev/holdfast/internal/node/config"
@@ -59,8 +61,15 @@ func learners(n int) int {
 }
 
 // freeDisk is the space left where the data directory is.
-func (n *Node) freeDisk() (int64, error) {
-	u, err := n.env.FS.GetDiskUsage(n.home.dir)
+func (n *Node) freeDisk() (int64, error) { return freeSpace(n.env.FS, n.home.dir) }
+
+// freeSpace is the space left in the file system of dir. One that has no size, as some in user space say of themselves, is not
+// full: it does not tell.
+func freeSpace(fs vfs.FS, dir string) (int64, error) {
+	u, err := fs.GetDiskUsage(dir)
+	if err == nil && u.TotalBytes == 0 {
+		err = errors.New("the file system does not tell how large it is")
+	}
 	return int64(min(u.AvailBytes, math.MaxInt64)), err
 }
 
