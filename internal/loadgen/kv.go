@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -83,8 +84,21 @@ func (l *keyLoad) settle(context.Context) error     { return nil }
 func (l *keyLoad) finish(ctx context.Context) error { return l.s.removeKeys(ctx) }
 
 // listLoad reads all keys in pages as Kubernetes does: the first page at the present revision, the others after the last
-// key of the page before, at the first one's revision. A count of them all comes before each walk.
-type listLoad struct{ s *session }
+// key of the page before, at the first one's revision. A count of them all comes before each walk. Walks belong to nobody: who asks
+// takes the one that was put down last, so that few clients of an open loop do not begin a thousand walks and end none.
+type listLoad struct {
+	s     *session
+	mu    sync.Mutex
+	walks []*walk // those that nobody is on
+}
+
+// walk is one way through all keys.
+type walk struct {
+	req                       pb.RangeRequest
+	resp                      pb.RangeResponse
+	revision, counted, walked int64
+	next                      []byte // nil: it begins, with a count
+}
 
 // Series of listLoad.
 const seriesPage, seriesCount = 0, 1
@@ -96,45 +110,68 @@ func (l *listLoad) kinds() []kind {
 func (l *listLoad) prepare(ctx context.Context) (string, error) { return l.s.writeKeys(ctx, l.s.Keys) }
 
 func (l *listLoad) worker(i int) (worker, error) {
-	s, cc, k := l.s, l.s.conn(i), l.s.keySpace()
-	req := &pb.RangeRequest{RangeEnd: k.end(), Serializable: s.Serializable}
-	resp := &pb.RangeResponse{}
-	var revision, counted, walked int64
-	next := []byte(nil) // nil: a walk begins, with a count
-	ask := func(ctx context.Context) error {
-		return cc.Invoke(ctx, pb.KV_Range_FullMethodName, req, resp, s.call...)
-	}
-	return func(ctx context.Context) (int, error) {
-		if next == nil {
-			req.Key, req.CountOnly, req.Limit, req.Revision = []byte(k.prefix), true, 0, 0
-			if err := ask(ctx); err != nil {
-				return seriesCount, err
-			}
-			if resp.Count < int64(s.Keys) {
-				return seriesCount, wrongAnswer("a count is less than the keys that were written")
-			}
-			revision, counted, walked, next = resp.Header.Revision, resp.Count, 0, append(next, k.prefix...)
-			return seriesCount, nil
+	k, cc := l.s.keySpace(), l.s.conn(i)
+	return func(ctx context.Context) (kind int, err error) {
+		w := l.take(k)
+		ask := func() error { return cc.Invoke(ctx, pb.KV_Range_FullMethodName, &w.req, &w.resp, l.s.call...) }
+		if w.next == nil {
+			kind, err = seriesCount, l.count(w, k, ask)
+		} else {
+			kind, err = seriesPage, l.page(w, ask)
 		}
-		req.Key, req.CountOnly, req.Limit, req.Revision = next, false, int64(s.Limit), revision
-		err := ask(ctx)
-		switch {
-		case err != nil:
-		case resp.Count != counted-walked:
-			err = wrongAnswer("a page's count is not what is left")
-		case len(resp.Kvs) == 0 || len(resp.Kvs) > s.Limit:
-			err = wrongAnswer("a page is empty or over its limit")
-		case !resp.More && walked+int64(len(resp.Kvs)) != counted:
-			err = wrongAnswer("the pages together are not what was counted")
-		}
-		if err != nil || !resp.More {
-			next = nil
-			return seriesPage, err
-		}
-		walked += int64(len(resp.Kvs))
-		next = append(append(next[:0], resp.Kvs[len(resp.Kvs)-1].Key...), 0)
-		return seriesPage, nil
+		l.mu.Lock()
+		l.walks = append(l.walks, w)
+		l.mu.Unlock()
+		return kind, err
 	}, nil
+}
+
+// take returns a walk that is the caller's until it is put back.
+func (l *listLoad) take(k keySpace) *walk {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.walks); n > 0 {
+		w := l.walks[n-1]
+		l.walks = l.walks[:n-1]
+		return w
+	}
+	return &walk{req: pb.RangeRequest{RangeEnd: k.end(), Serializable: l.s.Serializable}}
+}
+
+// count begins a walk.
+func (l *listLoad) count(w *walk, k keySpace, ask func() error) error {
+	w.req.Key, w.req.CountOnly, w.req.Limit, w.req.Revision = []byte(k.prefix), true, 0, 0
+	if err := ask(); err != nil {
+		return err
+	}
+	if w.resp.Count < int64(l.s.Keys) {
+		return wrongAnswer("a count is less than the keys that were written")
+	}
+	w.revision, w.counted, w.walked, w.next = w.resp.Header.Revision, w.resp.Count, 0, append(w.next, k.prefix...)
+	return nil
+}
+
+// page goes one page on.
+func (l *listLoad) page(w *walk, ask func() error) error {
+	w.req.Key, w.req.CountOnly, w.req.Limit, w.req.Revision = w.next, false, int64(l.s.Limit), w.revision
+	err := ask()
+	resp := &w.resp
+	switch {
+	case err != nil:
+	case resp.Count != w.counted-w.walked:
+		err = wrongAnswer("a page's count is not what is left")
+	case len(resp.Kvs) == 0 || len(resp.Kvs) > l.s.Limit:
+		err = wrongAnswer("a page is empty or over its limit")
+	case !resp.More && w.walked+int64(len(resp.Kvs)) != w.counted:
+		err = wrongAnswer("the pages together are not what was counted")
+	}
+	if err != nil || !resp.More {
+		w.next = nil
+		return err
+	}
+	w.walked += int64(len(resp.Kvs))
+	w.next = append(append(w.next[:0], resp.Kvs[len(resp.Kvs)-1].Key...), 0)
+	return nil
 }
 
 func (l *listLoad) settle(context.Context) error     { return nil }

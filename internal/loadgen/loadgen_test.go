@@ -165,6 +165,17 @@ func TestOpenLoopOnADeadServer(t *testing.T) {
 	}
 }
 
+// In an open loop many clients take turns at few walks, and these come to their ends.
+func TestOpenLoopOfListsReadsPages(t *testing.T) {
+	t.Parallel()
+	o := short(LoadList, startFake(t, &fake{}))
+	o.Clients, o.Rate, o.Length, o.Keys, o.Limit = 1000, 200, 500*time.Millisecond, 50, 10
+	r := run(t, o)
+	if pages, counts := countOf(r, "page"), countOf(r, "count"); pages <= counts || r.Failed() {
+		t.Errorf("%d pages, %d counts", pages, counts)
+	}
+}
+
 // Failures are counted by kind, and nothing is asked again.
 func TestFailuresAreCounted(t *testing.T) {
 	t.Parallel()

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Usage is what one process used during the measurement, from /proc.
@@ -26,6 +27,9 @@ type Usage struct {
 	PeakOfRun    bool  `json:"peakOfRun"`
 	// WrittenBytes is what the process caused to be sent to storage; nil if this user may not read it.
 	WrittenBytes *int64 `json:"writtenBytes,omitempty"`
+
+	cpu   time.Duration // user and system, if exact
+	exact bool
 }
 
 // words prints u in one line.
@@ -69,6 +73,7 @@ func sample(pid int) (Usage, error) {
 		}
 		*to = float64(n) / ticks
 	}
+	u.cpu, u.exact = cpuTime(pid)
 	status, err := os.ReadFile(filepath.Join(dir, "status"))
 	if err != nil {
 		return u, err
@@ -137,6 +142,7 @@ func (m *meter) stop() ([]Usage, error) {
 		b := m.before[i]
 		u.UserSeconds -= b.UserSeconds
 		u.SystemSeconds -= b.SystemSeconds
+		u.refine(b)
 		u.PeakOfRun = m.reset[i]
 		if u.WrittenBytes != nil && b.WrittenBytes != nil {
 			n := *u.WrittenBytes - *b.WrittenBytes
@@ -219,6 +225,19 @@ func listening(port uint16) (inodes []string) {
 		}
 	}
 	return inodes
+}
+
+// refine makes the sum of user and system time exact where the kernel tells it exactly; their ratio stays.
+func (u *Usage) refine(before Usage) {
+	if !u.exact || !before.exact {
+		return
+	}
+	exact := (u.cpu - before.cpu).Seconds()
+	if coarse := u.UserSeconds + u.SystemSeconds; coarse > 0 {
+		u.UserSeconds, u.SystemSeconds = u.UserSeconds*exact/coarse, u.SystemSeconds*exact/coarse
+		return
+	}
+	u.UserSeconds = exact // less than a tick: whose it was is not known
 }
 
 // errNoProc is a note: figures of processes come from Linux's /proc.
