@@ -48,7 +48,7 @@ func (n *Node) coreOptions(m *state.Machine) (core.Options, error) {
 		AuthToken: c.Auth.Token, ReadFile: readFile, TokenTTL: time.Duration(c.Auth.TokenTTL) * time.Second, BcryptCost: int(c.Auth.BcryptCost),
 		ProgressInterval: c.Watch.ProgressInterval, CheckpointInterval: checkpointInterval, CorruptInterval: c.Checks.CorruptCheckInterval,
 		Compaction: core.AutoCompaction{Period: period, Revisions: revisions}, SweepRows: int(min(c.Compaction.BatchLimit, math.MaxInt32)),
-		OnRevoked:  n.onRevoked,
+		OnRevoked: n.onRevoked,
 	}, nil
 }
 
