@@ -106,10 +106,15 @@ func top(ctx context.Context, o options) error {
 		o.server = strings.TrimSpace(name)
 		r, err := o.one(ctx, schedule)
 		results = append(results, r)
-		if err != nil && ctx.Err() == nil {
+		if ctx.Err() != nil {
+			fmt.Println("broken off; what stands below is of the rounds before")
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", o.server, err)
 		}
 		r.print(os.Stdout)
+		if ctx.Err() != nil {
+			break
+		}
 	}
 	sideBySide(os.Stdout, results)
 	if o.json != "" {

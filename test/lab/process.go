@@ -29,7 +29,8 @@ func start(namespace, logName, binary string, args, env []string) (*process, err
 	p := &process{cmd: exec.Command(binary, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // of the thread that starts it, which is why that waits for it
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, // Ctrl-C is the laboratory's
+		Pdeathsig: syscall.SIGKILL} // of the thread that starts it, which is why that waits for it
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // for ever: the thread ends with this goroutine

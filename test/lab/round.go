@@ -45,10 +45,13 @@ func (lab *laboratory) run(ctx context.Context) error {
 		stop := lab.load(ctx)
 		next, err = lab.disturb(ctx, next, start.Add(lab.o.length))
 		stop()
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			lab.wrong("laboratory", err.Error())
 		}
 		h, err := lab.end(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err() // nothing is to be made of a round that was broken off
+		}
 		if err != nil {
 			lab.wrong("availability", err.Error())
 			lab.judge(h, round)
