@@ -119,5 +119,6 @@ func Check(h History, o Options) Report {
 	l.locks()
 	v.consul()
 	v.revocations()
+	v.counts("milliseconds observed", int(h.End/int64(time.Millisecond)))
 	return r
 }

@@ -119,8 +119,29 @@ func (l *ledger) early(life *leaseLife, r int64, p *page) {
 	}
 }
 
-// late judges whether a key was seen after its lease must have ended.
+// mustEnd returns by when a lease must have ended, as far as renewals until a time say; false if one of them was never answered.
+func (l *ledger) mustEnd(life *leaseLife, until int64) (int64, bool) {
+	last := int64(0)
+	for _, x := range life.renewals {
+		if x.call < until {
+			last = max(last, min(x.done, never-life.ttl)+life.ttl)
+		}
+	}
+	return last + int64(l.o.ExpiryAllowance+l.o.ClockTolerance), last < never/2
+}
+
+// late judges whether a key was seen after its lease must have ended, or is still there when the cluster had had its time.
 func (l *ledger) late(lives map[int64]*leaseLife) {
+	if l.o.SettledAt > 0 && l.exact == l.last && l.told() {
+		l.store.keys.walk("", "\x00", func(kv *KV) bool {
+			if life := lives[kv.Lease]; kv.Lease != 0 && life != nil {
+				if limit, ok := l.mustEnd(life, never); ok && l.o.SettledAt > limit {
+					l.found(leasing, "alive after its TTL", fmt.Sprintf("%s was never deleted although lease %d must have ended by %s, %s of allowance included\n%s", kv, life.id, at(limit), l.o.ExpiryAllowance, l.h.operation(life.granted)), []int{life.granted}, nil)
+				}
+			}
+			return true
+		})
+	}
 	for i := range l.h.Operations {
 		o := &l.h.Operations[i]
 		if o.Outcome != Answered || o.Request.Kind != Range || o.Request.Revision != 0 || serializable(&o.Request) || l.ops[i].revision == 0 {
@@ -131,17 +152,19 @@ func (l *ledger) late(lives map[int64]*leaseLife) {
 			if kv.Lease == 0 || life == nil {
 				continue
 			}
-			until := int64(0)
-			for _, x := range life.renewals {
-				if x.call < o.Return {
-					until = max(until, min(x.done, never-life.ttl)+life.ttl)
-				}
-			}
-			if limit := until + int64(l.o.ExpiryAllowance+l.o.ClockTolerance); until < never/2 && o.Call > limit {
+			if limit, ok := l.mustEnd(life, o.Return); ok && o.Call > limit {
 				l.found(leasing, "alive after its TTL", fmt.Sprintf("%s was read although lease %d must have ended by %s, %s of allowance included\n%s", kv, life.id, at(limit), l.o.ExpiryAllowance, l.h.operation(i)), []int{life.granted, i}, nil)
 			}
 		}
 	}
+}
+
+// told reports whether a watch on everything was open to the end: what it was not told of did not happen.
+func (l *ledger) told() bool {
+	return slices.ContainsFunc(l.h.Watches, func(w Watch) bool {
+		n := len(w.Responses)
+		return w.Closed == 0 && w.Created != 0 && w.End == "\x00" && (w.Key == "" || w.Key == "\x00") && !w.NoDelete && (n == 0 || !w.Responses[n-1].Canceled)
+	})
 }
 
 // locks judges locks in the way of etcd's recipe: the holder is the key below the prefix of the lock that was created first, and its

@@ -15,6 +15,8 @@ type store struct {
 	past                []*tree
 	base                int64 // revision of past[0]
 	hash                uint64
+	trail               uint64 // of all revisions, if withTrail: two stores that hold the same may have come there in different ways
+	withTrail           bool
 	anyLease            bool // leases are not kept account of: each is there when it is needed
 }
 
@@ -130,6 +132,9 @@ func (s store) do(r *Request) (store, Response, []Event, string) {
 		c.revision = c.main
 		c.past = append(c.past[:c.main-c.base], c.keys)
 		c.hash ^= mixed(uint64(c.main)) ^ mixed(uint64(c.main-1))
+		if c.withTrail {
+			c.trail = mixed(c.trail ^ c.hash)
+		}
 	}
 	answer.Revision = c.revision
 	return c.store, answer, c.events, ""

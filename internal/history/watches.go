@@ -30,7 +30,6 @@ type watchJudge struct {
 	bookmark int64 // it was promised that nothing up to here comes any more
 	told     int64 // newest revision told
 	partial  int64 // the revision that the next response goes on with (fragment)
-	before   int64 // header of the response before
 }
 
 func (j *watchJudge) wrong(rule, words string) {
@@ -56,7 +55,6 @@ func (j *watchJudge) response(answer *WatchResponse) {
 		j.wrong("canceled without need", fmt.Sprintf("it was canceled because %d is compacted, and had nothing before %d to tell", answer.CompactRevision, j.position))
 	}
 	var last int64
-	var groups int64
 	for k := 0; k < len(answer.Events); {
 		n := k
 		for n < len(answer.Events) && answer.Events[n].KV.Mod == answer.Events[k].KV.Mod {
@@ -65,7 +63,7 @@ func (j *watchJudge) response(answer *WatchResponse) {
 		r := answer.Events[k].KV.Mod
 		goesOn := answer.More && n == len(answer.Events)
 		j.group(r, answer.Events[k:n], goesOn)
-		last, k, groups = r, n, groups+1
+		last, k = r, n
 	}
 	if answer.More && !j.w.Fragment {
 		j.wrong("fragment that was not asked for", fmt.Sprintf("the response at %s is cut", at(answer.Time)))
@@ -76,7 +74,6 @@ func (j *watchJudge) response(answer *WatchResponse) {
 	if answer.Progress {
 		j.progress(answer)
 	}
-	j.before = max(j.before, answer.Revision)
 }
 
 // group judges the events of one revision in one response.

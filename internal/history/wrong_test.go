@@ -312,6 +312,10 @@ var wrongLeases = []wrongCase{
 		c.Lease = 7
 		h.Operations = append(h.Operations, get(1, 7000, 7010, "c", 6, c))
 	}},
+	{name: "never ended", rule: "lease: alive after its TTL", change: func(h *History, o *Options) {
+		leased(h, 0)
+		o.ExpiryAllowance, o.SettledAt = 3*time.Second, 7000*ms
+	}},
 	{name: "renewed after its end", rule: "lease: renewed after it was revoked", change: func(h *History, _ *Options) {
 		h.Operations = append(h.Operations,
 			done(3, 130, 140, Request{Kind: LeaseGrant, Lease: 7, TTL: 2}, Response{Lease: 7, TTL: 2}),
