@@ -4,7 +4,7 @@ BIN     := bin/holdfast
 CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
 CONSUL  := cd test/compat/consul && $(GO) run ./conformance -binary ../../../$(BIN)
 
-.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s e2e house torture revocation lab scale bench fuzz fuzz-seeds clean
+.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s e2e house oracle oracle-etcd torture revocation lab scale bench fuzz fuzz-seeds clean
 
 build: ## the binary, in bin/holdfast
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/holdfast
@@ -51,6 +51,12 @@ guides: build ## follow every page of docs/guides, command by command, and compa
 
 house: build ## all data of all paths on three members, killed in the middle of each, HOUSE rounds (default 5, about 9 minutes)
 	cd test && HOLDFAST_BIN=$(CURDIR)/$(BIN) HOLDFAST_HOUSE=$${HOUSE:-5} $(GO) test -count=1 -v -timeout 60m -run 'TestHouse$$' ./e2e
+
+oracle: build ## who may do what: CASES requests (default 100000) of every kind by every kind of caller, beside a naive model
+	cd test && $(GO) run ./oracle -binary ../$(BIN) -cases $${CASES:-100000} -seed $${SEED:-1}
+
+oracle-etcd: ## the same model and cases against the real etcd, built from its Go module
+	cd test && $(GO) run ./oracle -against etcd -cases $${CASES:-100000} -seed $${SEED:-1}
 
 torture: build ## kill -9 at random under load, 100 times on one member and on three
 	cd test && HOLDFAST_TORTURE=1 $(GO) test -count=1 -v -timeout 60m -run TestKill ./e2e

@@ -52,6 +52,7 @@ type runner struct {
 	server  *server
 	skip    map[string]bool // kinds of differences that were seen
 	reports []finding
+	most    int // differences until the world ends
 }
 
 func (r *runner) gen(epoch int) *gen {
@@ -176,7 +177,7 @@ func (r *runner) run() error {
 		if l, err = r.fresh(); err != nil {
 			return err
 		}
-		if len(r.reports) >= 8 {
+		if len(r.reports) >= r.most {
 			return nil
 		}
 	}
@@ -196,6 +197,9 @@ func (r *runner) fresh() (*lane, error) {
 // epoch plays generated cases and returns those that led to a difference.
 func (r *runner) epoch(l *lane, n int) ([]Case, string) {
 	g := r.gen(n)
+	if d := l.strangers(); d != "" {
+		return nil, d
+	}
 	var cases []Case
 	for _, c := range g.opening(l.master().Cert) {
 		cases = append(cases, c)
@@ -221,11 +225,28 @@ func (r *runner) epoch(l *lane, n int) ([]Case, string) {
 	return cases, l.sync()
 }
 
+// strangers knock where certificates are asked for: without one, and with one of another CA under the name of an admin.
+func (l *lane) strangers() string {
+	if l.plain {
+		return ""
+	}
+	for _, name := range []string{"", "a stranger's root"} {
+		if in, _ := handshake(l.server.address, l.server.tls(name)); in {
+			return fmt.Sprintf("the client port lets in certificate %q", name)
+		}
+		l.tally["turned away"]++
+	}
+	return ""
+}
+
 var digits = regexp.MustCompile(`[0-9]+|"[^"]*"`)
 
 // kindOf tells differences apart: by the method of the last case, and what is wrong, without numbers.
 func kindOf(cases []Case, what string) string {
 	first, _, _ := strings.Cut(what, "\n")
+	if len(cases) == 0 {
+		return first
+	}
 	return cases[len(cases)-1].Method + ": " + digits.ReplaceAllString(first, "")[:min(40, len(digits.ReplaceAllString(first, "")))]
 }
 

@@ -23,6 +23,7 @@ type gen struct {
 	certs  []string
 	queues bool
 	values int
+	aims   []grant // of the roles that there are
 }
 
 func pick[T any](g *gen, from []T) T { return from[g.IntN(len(from))] }
@@ -43,7 +44,12 @@ func (g *gen) key() []byte {
 }
 
 // span draws a range in one of its forms: one key, a range, a prefix, all from a key, all, reversed, empty.
+// Some are just those of a grant, so that not all is refused.
 func (g *gen) span() (key, end []byte) {
+	if len(g.aims) > 0 && g.in(4) {
+		a := pick(g, g.aims)
+		return []byte(a.key), []byte(a.end)
+	}
 	switch n := g.IntN(20); {
 	case n < 8:
 		return g.key(), nil
@@ -203,6 +209,10 @@ func (g *gen) who(c Case) Case {
 
 // next draws a case. Changes of the user store are mostly those of root, so that there is something to refuse.
 func (g *gen) next(l *lane) Case {
+	g.aims = g.aims[:0]
+	for _, role := range sortedNames(l.roles) {
+		g.aims = append(g.aims, l.roles[role]...)
+	}
 	if !l.on && g.in(12) {
 		c := l.master()
 		c.Method, c.Req = "auth.enable", &etcdserverpb.AuthEnableRequest{}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ type options struct {
 	binary, against, etcd, worlds, replay string
 	seed                                  uint64
 	cases                                 int
+	stop                                  bool
 	shrink                                time.Duration
 }
 
@@ -24,12 +26,13 @@ func main() {
 	var o options
 	flag.StringVar(&o.binary, "binary", "", "the holdfast binary (required unless -against etcd)")
 	flag.StringVar(&o.against, "against", "holdfast", "holdfast, or etcd: the same cases and the same model against the real one")
-	flag.StringVar(&o.etcd, "etcd", "", "the etcd binary, for -against etcd")
+	flag.StringVar(&o.etcd, "etcd", "", "the etcd binary, for -against etcd (default: built from its Go module)")
 	flag.StringVar(&o.worlds, "world", "", "only these, comma-separated: plain, names, jwt, secured, house")
 	flag.StringVar(&o.replay, "replay", "", "a JSON list of cases, as a difference prints them; needs one -world")
 	flag.Uint64Var(&o.seed, "seed", 1, "the same seed makes the same cases")
 	flag.IntVar(&o.cases, "cases", 100_000, "cases in all worlds together")
 	flag.DurationVar(&o.shrink, "shrink", 30*time.Second, "time to shorten one difference")
+	flag.BoolVar(&o.stop, "stop", false, "end a world at its first difference")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "oracle:", err)
@@ -42,8 +45,19 @@ func run(o options) error {
 	if o.against == "etcd" {
 		binary = o.etcd
 	}
+	if binary == "" && o.against == "etcd" {
+		dir, err := os.MkdirTemp("", "holdfast-oracle-etcd-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		binary = filepath.Join(dir, "etcd")
+		if out, err := exec.Command("go", "-C", "compat/etcd", "build", "-o", binary, "go.etcd.io/etcd/server/v3").CombinedOutput(); err != nil {
+			return fmt.Errorf("building etcd (from the directory test): %w\n%s", err, out)
+		}
+	}
 	if binary == "" {
-		return fmt.Errorf("-binary is required; with -against etcd -etcd is")
+		return fmt.Errorf("-binary is required")
 	}
 	binary, err := filepath.Abs(binary)
 	if err != nil {
@@ -75,7 +89,10 @@ func run(o options) error {
 	}
 	errs := make([]error, len(chosen))
 	for i, r := range chosen {
-		r.cases = o.cases / len(chosen)
+		r.cases, r.most = o.cases/len(chosen), 8
+		if o.stop {
+			r.most = 1
+		}
 		wait.Go(func() { errs[i] = play[r]() })
 	}
 	wait.Wait()

@@ -124,11 +124,23 @@ func start(w world, binary string, more ...string) (*server, error) {
 	}
 	s.address = fmt.Sprintf("127.0.0.1:%d", s.ports[0])
 	args, err := s.arguments()
+	for _, flag := range more {
+		if flag == "--listen-cfssl" {
+			flag += "=swarm=" + s.url("https", 6)
+		}
+		args = append(args, flag)
+	}
 	if err == nil {
-		err = s.run(append(args, more...))
+		err = s.run(args)
 	}
 	if err == nil && w.secured {
 		err = s.issue(w.certs)
+	}
+	if err == nil && !w.plain {
+		var other *authority
+		if other, err = newAuthority(dir, "stranger-ca"); err == nil {
+			s.pairs["a stranger's root"], err = other.issue("root")
+		}
 	}
 	if err != nil {
 		s.stop()
