@@ -130,6 +130,7 @@ type bench struct {
 	work, etcd, tool string
 	samples          []sample
 	rest             []rest
+	beside           string // what the machine did besides
 }
 
 // rest is the memory of a member that has just started and has nothing to do.
@@ -166,7 +167,7 @@ func run(ctx context.Context, o options) error {
 	if err := b.certificates(); err != nil {
 		return err
 	}
-	begin := time.Now()
+	begin, beside := time.Now(), watchOthers()
 	for round := range o.rounds {
 		for _, members := range sizes {
 			for server := range strings.SplitSeq(o.servers, ",") {
@@ -176,6 +177,7 @@ func run(ctx context.Context, o options) error {
 			}
 		}
 	}
+	b.beside = beside.words()
 	page := b.page(ctx, time.Since(begin))
 	if o.write == "" {
 		fmt.Print("\n" + page)

@@ -200,7 +200,6 @@ func (b *bench) machine(ctx context.Context, took time.Duration) string {
 		}
 	}
 	flags = strings.ReplaceAll(strings.ReplaceAll(flags, " -binary", ""), " -write", "")
-	load, _, _ := strings.Cut(read("/proc/loadavg"), " ")
 	rows := [][2]string{
 		{"date", time.Now().UTC().Format("2006-01-02 15:04 UTC")},
 		{"machine", fmt.Sprintf("%s, %d cores, %s", field("/proc/cpuinfo", "model name"), runtime.NumCPU(), field("/proc/meminfo", "MemTotal"))},
@@ -209,7 +208,8 @@ func (b *bench) machine(ctx context.Context, took time.Duration) string {
 		{"etcd", etcd + ", built from its Go module, " + runtime.Version()},
 		{"command", "`make bench`" + optional(flags)},
 		{"rounds", fmt.Sprintf("%d, of %v each after %v of warm-up; medians, and the smallest and largest of CPU", b.rounds, b.length, b.warmup)},
-		{"took", fmt.Sprintf("%v; load average of the machine at the end %s", took.Round(time.Second), load)},
+		{"took", took.Round(time.Second).String()},
+		{"other processes", b.beside},
 	}
 	var w strings.Builder
 	fmt.Fprint(&w, "| | |\n|---|---|\n")
