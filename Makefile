@@ -4,7 +4,7 @@ BIN     := bin/holdfast
 CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
 CONSUL  := cd test/compat/consul && $(GO) run ./conformance -binary ../../../$(BIN)
 
-.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s e2e house oracle oracle-etcd torture revocation lab scale bench fuzz fuzz-seeds clean
+.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s robustness robustness-quick e2e house oracle oracle-etcd torture revocation lab scale bench fuzz fuzz-seeds clean
 
 build: ## the binary, in bin/holdfast
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/holdfast
@@ -18,6 +18,7 @@ test: ## what CI runs: every test of the house and the short end-to-end tests
 	cd test && $(GO) vet ./... && $(GO) test -short ./...
 	cd test/compat/etcd && $(GO) vet ./conformance && $(GO) test ./conformance
 	cd test/compat/consul && $(GO) vet ./conformance && $(GO) test ./conformance
+	cd test/compat/robustness && $(GO) vet . && $(GO) test .
 
 race: ## the same under the race detector
 	$(GO) test -race ./...
@@ -42,6 +43,12 @@ conformance-consul-quick: build ## the part of them that CI runs: KV, sessions, 
 
 conformance-k8s: build ## Kubernetes' own providers of encrypted values, its reader of EncryptionConfiguration, its client of KMS v2
 	cd test/compat/k8s && HOLDFAST_BIN=$(abspath $(BIN)) $(GO) test -count=1 ./...
+
+robustness: ## etcd's robustness suite: every scenario three times, with faults injected (about 15 minutes; more on a busy machine)
+	cd test/compat/robustness && $(GO) run .
+
+robustness-quick: ## two scenarios of it, once each
+	cd test/compat/robustness && $(GO) run . -quick
 
 e2e: build ## end-to-end: guides' command lines, canary, bit flips
 	cd test && $(GO) test -count=1 -v -timeout 30m ./e2e
