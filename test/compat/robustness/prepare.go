@@ -65,14 +65,18 @@ func (b *bench) prepare(ctx context.Context, source string) error {
 	if err := step(ctx, "", "go", "build", "-o", b.path("bin", "etcdctl"), "go.etcd.io/etcd/etcdctl/v3"); err != nil {
 		return err
 	}
-	if b.lazyfs != "" {
-		abs, err := filepath.Abs(b.lazyfs)
-		if err != nil {
-			return err
-		}
-		return os.Symlink(abs, b.path("bin", "lazyfs"))
+	if b.lazyfs == "" {
+		return nil
 	}
-	return nil
+	// Where the suite finds a lazyfs it runs the scenarios on it beside the others: so only where they are wanted.
+	abs, err := filepath.Abs(b.lazyfs)
+	if err != nil {
+		return err
+	}
+	if err := os.CopyFS(b.path("bin-lazyfs"), os.DirFS(b.path("bin"))); err != nil {
+		return err
+	}
+	return os.Symlink(abs, b.path("bin-lazyfs", "lazyfs"))
 }
 
 var failpoint = regexp.MustCompile(`(?m)^\s*// gofail: var (\w+) `)

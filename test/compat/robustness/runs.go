@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -79,16 +80,22 @@ func (b *bench) once(ctx context.Context, s scenario, timeout time.Duration) res
 		return result{outcome: failed, why: err.Error()}
 	}
 	defer log.Close()
+	bin := b.path("bin")
+	if s.lazyfs() {
+		bin = b.path("bin-lazyfs")
+	}
 	var pattern []string
 	for _, part := range strings.Split(s.name, "/") {
 		pattern = append(pattern, "^"+regexp.QuoteMeta(part)+"$")
 	}
 	cmd := exec.CommandContext(ctx, "go", "tool", "test2json", "./robustness.test", "-test.v=test2json", "-test.timeout="+timeout.String(),
-		"-test.run="+strings.Join(pattern, "/"), "-bin-dir="+b.path("bin"))
+		"-test.run="+strings.Join(pattern, "/"), "-bin-dir="+bin)
 	cmd.Dir = b.path("tests", "robustness")
 	cmd.Env = append(os.Environ(), "RESULTS_DIR="+kept, "HOLDFAST_SUITE_KEK="+b.key, "HOLDFAST_SUITE_BINARY="+b.path("bin", "holdfast"), "TMPDIR="+b.path())
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
+	defer b.sweep(cmd)
 	cmd.Stderr = log
 	stdout, err := cmd.StdoutPipe()
 	if err == nil {
@@ -114,6 +121,52 @@ func (b *bench) once(ctx context.Context, s scenario, timeout time.Duration) res
 	return r
 }
 
+// sweep ends what a run that was cut short has left: members, which hold ports, and mounted file systems.
+func (b *bench) sweep(cmd *exec.Cmd) {
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // there is nobody left, as a rule
+	}
+	for _, pid := range b.members() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	mounts, err := os.ReadFile("/proc/mounts")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 2 && f[0] == "lazyfs" && strings.HasPrefix(f[1], b.dir) {
+			_ = syscall.Unmount(f[1], syscall.MNT_DETACH)
+		}
+	}
+	entries, err := os.ReadDir(b.dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "TestRobustness") {
+			_ = os.RemoveAll(b.path(e.Name()))
+		}
+	}
+}
+
+// members returns the processes whose program is in the directory of this run: each has a session of its own.
+func (b *bench) members() (pids []int) {
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil
+	}
+	for _, path := range lines {
+		line, err := os.ReadFile(path)
+		if err != nil || !strings.HasPrefix(string(line), b.path("bin")) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
 // keep puts what one needs to look into a failed run beside its report: the log and the key of the data directories.
 func (b *bench) keep(dir, log string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -134,7 +187,7 @@ func judge(events io.Reader, s scenario) result {
 	r := result{outcome: failed}
 	ended := map[string]string{}
 	var complaints, tail []string
-	idleSaid := false
+	idleSaid, follows := false, 0
 	lines := bufio.NewScanner(events)
 	lines.Buffer(nil, 64<<20)
 	for lines.Scan() {
@@ -152,7 +205,11 @@ func judge(events io.Reader, s scenario) result {
 			if strings.Contains(e.Output, tooIdle) {
 				idleSaid = true
 			} else if complains(e.Output) {
-				complaints = append(complaints, strings.TrimRight(e.Output, "\n"))
+				complaints, follows = append(complaints, strings.TrimRight(e.Output, "\n")), 4
+			} else if follows > 0 && strings.HasPrefix(e.Output, "        ") {
+				complaints, follows = append(complaints, strings.TrimRight(e.Output, "\n")), follows-1
+			} else {
+				follows = 0
 			}
 			if tail = append(tail, strings.TrimRight(e.Output, "\n")); len(tail) > 30 {
 				tail = tail[1:]
