@@ -18,6 +18,7 @@ type client struct {
 	kind   string
 	rng    *rand.Rand
 	who    policy.Principal
+	cert   string // by which it asks, if that may be revoked
 	values int
 	act    func()
 }
@@ -35,7 +36,9 @@ func (w *world) startClients() {
 // clientKinds are the programs of clients: each returns what the client does next, again and again.
 func clientKinds() map[string]func(c *client) func() {
 	return map[string]func(c *client) func(){
-		"register": (*client).register,
+		"register": (*client).register, "set": (*client).set, "lease": (*client).lease, "lock": (*client).lock,
+		"whole": (*client).whole, "some": (*client).some, "compact": (*client).compact,
+		"consul": (*client).consul, "blocking": (*client).blocking, "revocable": (*client).revocable, "admin": (*client).admin,
 	}
 }
 
@@ -70,16 +73,16 @@ func (c *client) value() string {
 }
 
 // ask sends a request, has it recorded, and calls then with what came of it.
-func (c *client) ask(r history.Request, then func(a history.Response, o history.Outcome)) {
+func (c *client) ask(r history.Request, then func(a history.Response, o history.Outcome)) bool {
 	w := c.w
 	m := c.member()
 	if m == nil {
 		c.again(2 * time.Second)
-		return
+		return false
 	}
-	number := w.record.Call(history.Operation{Client: c.number, Member: m.number, Call: int64(w.now()), Request: r})
+	number := w.record.Call(history.Operation{Client: c.number, Member: m.number, Call: int64(w.now()), Request: r, Certificate: c.cert})
 	who := c.who
-	w.call(m, c.patience(), fmt.Sprintf("client %d: %s", c.number, requestText(&r)), func(ctx context.Context, co *core.Core) (any, error) {
+	o := w.call(m, c.patience(), fmt.Sprintf("client %d: %s", c.number, requestText(&r)), func(ctx context.Context, co *core.Core) (any, error) {
 		return perform(ctx, co, who, &r)
 	}, func(value any, err error) {
 		o := outcome(err)
@@ -92,6 +95,8 @@ func (c *client) ask(r history.Request, then func(a history.Response, o history.
 		w.count(o)
 		then(a, o)
 	})
+	o.cert = c.cert
+	return true
 }
 
 func (w *world) count(o history.Outcome) {

@@ -262,6 +262,13 @@ func (d *disk) armed() bool {
 	return d.trap != nil || d.limit > 0
 }
 
+// short reports whether there is little room.
+func (d *disk) short() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.limit > 0 || d.taken != nil && d.taken.limit > 0
+}
+
 // dead returns what is left of the disk if the trap has ended the process.
 func (d *disk) dead() *disk {
 	d.mu.Lock()
@@ -277,7 +284,7 @@ func (d *disk) leave() {
 	if d.taken == nil {
 		d.taken = d.cloneLocked()
 	}
-	d.trap, d.limit = nil, 0 // what is left keeps its limit
+	d.trap, d.limit = nil, 0  // what is left keeps its limit
 	for _, f := range d.bad { // and its damage: the storage engine tries again and again what met with it
 		if f.bit/8 < int64(len(f.n.data)) {
 			f.n.data[f.bit/8] ^= 1 << (f.bit % 8)

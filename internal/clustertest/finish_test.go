@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"slices"
 	"testing/synctest"
 	"time"
 
 	"holdfast.dev/holdfast/internal/core"
 	"holdfast.dev/holdfast/internal/fault"
-	"holdfast.dev/holdfast/internal/history"
 	"holdfast.dev/holdfast/internal/replica"
 )
 
@@ -101,84 +99,6 @@ func (w *world) announce(m *member) bool {
 		})
 	}
 	return false
-}
-
-// recover takes all faults away and demands that the cluster serves again, soon, and that everybody agrees.
-func (w *world) recover() {
-	w.log("recovery")
-	w.over = true
-	w.net.heal(w)
-	for _, m := range w.members {
-		m.stalled, m.paused, m.skew = 0, 0, 0
-		m.disk.set(nil)
-		m.kek.away, m.kek.mask = false, 0x5a
-		m.disk.setLimit(-1)
-		w.start(m)
-	}
-	deadline := w.now() + 3*time.Minute
-	for _, m := range w.members {
-		if m.gone || m.spoiled {
-			continue
-		}
-		served := false
-		var try func()
-		try = func() {
-			if !m.up() {
-				w.after(time.Second, try)
-				return
-			}
-			number := w.record.Call(history.Operation{Client: 90 + m.number, Member: m.number, Call: int64(w.now()), Request: history.Request{Kind: history.Put, Key: "end", Value: m.name()}})
-			r := history.Request{Kind: history.Put, Key: "end", Value: m.name()}
-			w.call(m, 30*time.Second, "last put", func(ctx context.Context, c *core.Core) (any, error) {
-				return perform(ctx, c, w.system, &r)
-			}, func(value any, err error) {
-				a, _ := value.(history.Response)
-				text := ""
-				if err != nil {
-					a, text = history.Response{}, plain(err)
-				}
-				w.record.Return(number, int64(w.now()), outcome(err), a, text)
-				if served = err == nil; !served {
-					w.after(time.Second, try)
-				}
-			})
-		}
-		try()
-		for !served && w.now() < deadline && len(w.violations) == 0 {
-			w.step()
-		}
-		if !served && len(w.violations) == 0 {
-			w.violate("%s does not serve a write within %v after everything was healed", m.name(), 3*time.Minute)
-		}
-	}
-	w.agree(w.now() + time.Minute)
-}
-
-// agree waits until all members have applied the same, and compares their states.
-func (w *world) agree(deadline time.Duration) {
-	for len(w.violations) == 0 {
-		var applied []uint64
-		for _, m := range w.members {
-			if m.up() {
-				applied = append(applied, m.stepper.Replica().Status().Applied)
-			} else if !m.gone && !m.spoiled {
-				applied = append(applied, 0)
-			}
-		}
-		if len(w.pending) == 0 && slices.Min(applied) == slices.Max(applied) && applied[0] > 0 {
-			break
-		}
-		if w.now() > deadline {
-			w.violate("members do not come to the same index after everything was healed: %v", applied)
-			return
-		}
-		w.step()
-	}
-	for _, m := range w.members {
-		if m.up() {
-			w.compare(m, m.stepper.Replica().Status().Applied)
-		}
-	}
 }
 
 // finish ends everything, so that no goroutine is left, and judges what was seen.

@@ -54,6 +54,9 @@ type member struct {
 	spoiled bool   // its disk is damaged: it must not start, and is to be replaced
 	rotten  bool   // a bit of its disk has flipped
 	voter   bool   // as far as the simulation knows
+	served  bool   // a write in the end
+	listed  bool   // it was seen among the cluster's members
+	peerURL string // of one that was invited
 	guarded bool   // its disk may fail: steps run on a goroutine that may end
 	said    bool   // has published itself in this run
 
@@ -91,7 +94,12 @@ func (m *member) up() bool { return m.stepper != nil }
 
 func (m *member) name() string { return fmt.Sprintf("m%d", m.number) }
 
-func (m *member) url() string { return fmt.Sprintf("https://m%d:2380", m.number) }
+func (m *member) url() string {
+	if m.peerURL != "" {
+		return m.peerURL
+	}
+	return fmt.Sprintf("https://m%d:2380", m.number)
+}
 
 // kek is the key that seals a member's disk. It can be away, or be another one.
 type kek struct {
@@ -176,7 +184,8 @@ func (m *member) onFatal(err error) {
 	frames := runtime.CallersFrames(pc[:runtime.Callers(2, pc)])
 	for {
 		f, more := frames.Next()
-		if strings.HasSuffix(f.Function, "logAdapter.Fatalf") {
+		if strings.HasSuffix(f.Function, "storage.logAdapter.Fatalf") || strings.HasSuffix(f.Function, "storage.(*directory).Sync") {
+			m.w.leaked.Store(true)
 			runtime.Goexit() // the engine would stand still here, with its locks
 		}
 		if !more {
@@ -324,7 +333,7 @@ func (m *member) stop() {
 	select {
 	case <-closed: // an error is that of a run whose disk does not count any more
 	default:
-		m.w.leaked = true // an engine that met a fault does not close
+		m.w.leaked.Store(true) // an engine that met a fault does not close
 	}
 }
 

@@ -130,7 +130,7 @@ func (n *network) memberStopped(m *member) {
 			n.sever(m.w, l)
 		}
 	}
-	for _, p := range n.passages {
+	for _, p := range slices.Clone(n.passages) {
 		if p.from == m || p.to == m {
 			p.cut(m.w)
 		}

@@ -12,6 +12,7 @@ import (
 	"holdfast.dev/holdfast/internal/core"
 	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/history"
+	"holdfast.dev/holdfast/internal/policy"
 )
 
 // operation is one call of core, on a goroutine of its own.
@@ -21,7 +22,8 @@ type operation struct {
 	m      *member
 	run    int // of the member
 	cancel context.CancelFunc
-	told   bool // whoever asked has been told, or has given up
+	cert   string // serial number of the certificate by which it is asked, if that may be revoked
+	told   bool   // whoever asked has been told, or has given up
 
 	value any
 	err   error
@@ -31,6 +33,7 @@ type operation struct {
 var (
 	errLost    = errors.New("the connection to the member is lost")
 	errTimeout = errors.New("no answer in time")
+	errRevoked = errors.New("the connection of a revoked certificate")
 )
 
 // call has f run on a member. then is called, on the driver, exactly once: with the answer, or with errLost if the member dies,
@@ -58,6 +61,10 @@ func (w *world) begin(ctx context.Context, o *operation, f func(ctx context.Cont
 		return
 	}
 	c := m.core
+	if w.revoked(o) { // as the handshake finds
+		w.give(o, errRevoked)
+		return
+	}
 	go func() {
 		ended := false
 		defer func() {
@@ -96,6 +103,10 @@ func (w *world) collect() {
 		if o.told {
 			continue
 		}
+		if w.revoked(o) { // its connection is cut when the revocation is applied
+			w.give(o, errLost)
+			continue
+		}
 		w.log("%d: %s answers %s", o.number, o.m.name(), answerText(o.value, o.err))
 		w.after(w.between(w.plan.NetDelay/8, w.plan.NetDelay/2), func() {
 			if o.told {
@@ -107,6 +118,16 @@ func (w *world) collect() {
 			o.then(o.value, o.err)
 		})
 	}
+}
+
+// revoked reports whether the certificate by which an operation was asked is revoked, as far as its member knows. Core looks at
+// that for writes; for the rest it is the edge's business, whose place the simulation takes.
+func (w *world) revoked(o *operation) bool {
+	if o.cert == "" || !o.m.up() || o.m.boots != o.run {
+		return false
+	}
+	yes, err := o.m.core.Revoked(policy.Certificate{Issuer: "aa", Serial: o.cert})
+	return err != nil || yes
 }
 
 // forget tells those who have asked a member that it has died.

@@ -41,13 +41,17 @@ func planOf(seed uint64) plan {
 		NetDelay:  []time.Duration{time.Millisecond, 5 * time.Millisecond, 50 * time.Millisecond}[pick(3)],
 		DiskDelay: []time.Duration{time.Millisecond, 4 * time.Millisecond, 30 * time.Millisecond}[pick(3)],
 		TurnDelay: 100 * time.Microsecond, ApplyDelay: []time.Duration{time.Millisecond, 10 * time.Millisecond}[pick(2)],
-		Pause: 2 * time.Second, SegmentBytes: 32 << 10, KeepEntries: uint64(20 + pick(200)), FlushEntries: uint64(20 + pick(150)),
+		Pause: 2 * time.Second, SegmentBytes: 32 << 10, KeepEntries: uint64(5 + pick(60)), FlushEntries: uint64(5 + pick(60)),
 		HashEvery: 250, ReserveBytes: 100 << 10, Checkpoint: []time.Duration{0, 5 * time.Second}[pick(2)],
 	}
 	if pick(3) == 0 {
 		p.Level = 1
 	}
-	p.Clients = []string{"register", "register", "register"}
+	p.Clients = []string{"whole"}
+	kinds := []string{"register", "set", "lease", "lock", "some", "compact", "consul", "blocking", "revocable"}
+	rng.Shuffle(len(kinds), func(i, k int) { kinds[i], kinds[k] = kinds[k], kinds[i] })
+	p.Clients = append(p.Clients, kinds[:4+pick(3)]...)
+	p.Clients = append(p.Clients, "register", "admin")
 	p.Faults = faultsOf(rand.New(rand.NewPCG(seed, 4)), p.Duration)
 	return p
 }

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"holdfast.dev/holdfast/internal/history"
 )
@@ -26,6 +28,7 @@ type result struct {
 // simulate runs a plan in a bubble of its own.
 func simulate(t *testing.T, p plan, traceTo, verbose io.Writer) (r result) {
 	r.seed = p.Seed
+	defer watchdog(p.Seed)()
 	var w *world
 	defer func() {
 		if w != nil {
@@ -33,12 +36,14 @@ func simulate(t *testing.T, p plan, traceTo, verbose io.Writer) (r result) {
 			r.violations = append(w.violations, r.violations...)
 		}
 		if p := recover(); p != nil {
-			if text := fmt.Sprint(p); w == nil || !w.leaked || !strings.Contains(text, "main bubble goroutine has exited") {
+			if text := fmt.Sprint(p); w == nil || !w.leaked.Load() || !strings.Contains(text, "main bubble goroutine has exited") {
 				r.violations = append(r.violations, "panic: "+text)
 			}
 		}
 		if w != nil {
-			report := history.Check(w.history, history.Options{})
+			report := history.Check(w.history, history.Options{
+				SettledAt: int64(w.settledAt), Locks: []string{"k/"}, WakeAllowance: 2 * time.Minute,
+			})
 			for _, v := range report.Violations {
 				r.violations = append(r.violations, v.Judge+": "+v.Rule+": "+v.Words)
 			}
@@ -49,7 +54,7 @@ func simulate(t *testing.T, p plan, traceTo, verbose io.Writer) (r result) {
 		w = newWorld(p, traceTo, verbose)
 		defer func() {
 			if p := recover(); p != nil {
-				w.leaked = true
+				w.leaked.Store(true)
 				w.violate("panic: %v\n%s", p, debug.Stack())
 			}
 		}()
@@ -133,3 +138,17 @@ func TestSame(t *testing.T) {
 		}
 	}
 }
+
+// watchdog ends the process when a simulation does not: the driver waits for somebody who waits for something outside, or
+// something goes on for ever without time passing.
+func watchdog(seed uint64) (stop func()) {
+	t := time.AfterFunc(patience, func() {
+		buf := make([]byte, 1<<20)
+		fmt.Printf("seed %d: does not end within %v\n%s\n", seed, patience, buf[:runtime.Stack(buf, true)])
+		os.Exit(3)
+	})
+	return func() { t.Stop() }
+}
+
+// patience is how much real time a simulation may take; a second is usual.
+const patience = 2 * time.Minute

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing/synctest"
 	"time"
 
@@ -37,6 +38,15 @@ type world struct {
 	clients    []*client
 	operations int
 	pending    []*operation
+	watches    []*watching
+	seen       int64        // revision up to which the whole watch was told everything
+	onLeader   bool         // somebody asks what the leader has to answer
+	told       func() int64 // up to where the whole watch was told; it is opened again if it has ended
+	settledAt  time.Duration
+	tidied     bool
+	lasts      int
+	lastError  error
+	invited    int
 	record     history.Recorder
 
 	leaders   map[uint64]*member    // by term: who led in it
@@ -47,7 +57,7 @@ type world struct {
 
 	history    history.History
 	violations []string
-	leaked     bool
+	leaked     atomic.Bool // some goroutine of a storage engine that met a fault is left
 	stats      stats
 
 	mu       sync.Mutex
@@ -290,6 +300,7 @@ func (w *world) do(m *member, what string, f func() error) {
 func (w *world) settle() {
 	w.bury()
 	w.collect()
+	w.collectWatches()
 	w.net.collect(w)
 	for _, m := range w.members {
 		if m.up() {
