@@ -30,6 +30,7 @@ type laboratory struct {
 	mu       sync.Mutex // of result, while things run
 
 	restWatchers func()
+	before       int // violations before this round
 }
 
 // run goes round by round until the schedule or the time is over, or something is wrong that cannot be gone on with.
@@ -37,7 +38,7 @@ func (lab *laboratory) run(ctx context.Context) error {
 	start, next := time.Now(), 0
 	var last *history.History
 	for round := 1; ctx.Err() == nil; round++ {
-		lab.l.round = round
+		lab.l.round, lab.before = round, lab.result.Violations
 		initial, err := lab.begin(ctx, last)
 		if err != nil {
 			return err
@@ -210,7 +211,7 @@ func (lab *laboratory) end(ctx context.Context) (history.History, error) {
 		if outcome == history.Answered {
 			final = resp.Revision
 		} else if time.Now().After(end) {
-			err = fmt.Errorf("no write is acknowledged within %v after the last fault of the round", recoverWithin)
+			err = fmt.Errorf("no write is acknowledged within %v after the last fault of the round: %s", recoverWithin, c.why)
 		}
 	}
 	for end := time.Now().Add(recoverWithin); err == nil && ctx.Err() == nil; wait(ctx, 50*time.Millisecond) {
@@ -294,7 +295,7 @@ func (lab *laboratory) judge(h history.History, round int) {
 	for name, n := range report.Counts {
 		lab.result.Judged[name] += n
 	}
-	if len(found) > 0 || len(report.Undecided) > 0 || lab.o.keep {
+	if lab.result.Violations > lab.before || len(report.Undecided) > 0 || lab.o.keep {
 		name := filepath.Join(lab.o.out, fmt.Sprintf("%s-seed%d-round%d.history", lab.o.server, lab.o.seed, round))
 		if err := h.Save(name); err != nil {
 			lab.say("the history could not be kept: %v", err)

@@ -42,6 +42,7 @@ type caller struct {
 	id          int
 	tape        *tape
 	certificate string // named in what is recorded
+	why         string // the last error
 }
 
 // do asks a member through the official client and records what came of it.
@@ -56,6 +57,7 @@ func (a *caller) do(ctx context.Context, slot int, cl *clientv3.Client, r histor
 	resp, err := ask(ctx, cl, r)
 	back := a.tape.now()
 	outcome, text := judgeError(err)
+	a.why = text
 	rec.Return(number, back, outcome, resp, text)
 	a.tape.kept.Add(1)
 	if outcome == history.Answered && writes(r) {
