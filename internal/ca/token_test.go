@@ -3,6 +3,7 @@ package ca
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"holdfast.dev/holdfast/internal/fuzztest"
 )
 
 func token(t testing.TB, endpoints ...string) Token {
@@ -142,7 +145,12 @@ func FuzzParseRequest(f *testing.F) {
 	f.Add([]byte("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"))
 	f.Add([]byte{0x30, 0x03, 0x02, 0x01, 0x00})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		csr, err := ParseRequest(data)
+		var csr *x509.CertificateRequest
+		var err error
+		fuzztest.Bounded(t, len(data), func() { csr, err = ParseRequest(data) })
+		if err != nil {
+			fuzztest.Hinted(t, err)
+		}
 		if err == nil && (CheckKey(csr.PublicKey) != nil || csr.CheckSignature() != nil) {
 			t.Fatal("accepted a request with a weak key or without proof of it")
 		}

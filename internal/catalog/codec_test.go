@@ -10,6 +10,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"holdfast.dev/holdfast/internal/fuzztest"
 )
 
 var golden = goflag.Bool("golden", false, "write the golden file anew")
@@ -150,7 +152,9 @@ func FuzzDecodeOps(f *testing.F) {
 		f.Add(AppendOps(nil, ops[i:i+1]))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		ops, err := DecodeOps(data)
+		var ops []Op
+		var err error
+		fuzztest.Bounded(t, len(data), func() { ops, err = DecodeOps(data) })
 		if err != nil {
 			return
 		}
@@ -180,9 +184,11 @@ func FuzzDecodeAnswer(f *testing.F) {
 	f.Add(AppendAnswer(nil, &a))
 	f.Add(AppendAnswer(nil, &Answer{}))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if a, err := DecodeAnswer(data); err == nil && !bytes.Equal(AppendAnswer(nil, &a), data) {
-			t.Fatalf("%x is another form of %+v", data, a)
-		}
+		fuzztest.Bounded(t, len(data), func() {
+			if a, err := DecodeAnswer(data); err == nil && !bytes.Equal(AppendAnswer(nil, &a), data) {
+				t.Fatalf("%x is another form of %+v", data, a)
+			}
+		})
 	})
 }
 
@@ -190,9 +196,11 @@ func FuzzDecodeOutcome(f *testing.F) {
 	_, _, o := samples()
 	f.Add(AppendOutcome(nil, &o))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if o, err := DecodeOutcome(data); err == nil && !bytes.Equal(AppendOutcome(nil, &o), data) {
-			t.Fatalf("%x is another form of %+v", data, o)
-		}
+		fuzztest.Bounded(t, len(data), func() {
+			if o, err := DecodeOutcome(data); err == nil && !bytes.Equal(AppendOutcome(nil, &o), data) {
+				t.Fatalf("%x is another form of %+v", data, o)
+			}
+		})
 	})
 }
 

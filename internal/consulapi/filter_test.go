@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast.dev/holdfast/internal/fuzztest"
 )
 
 // population is the catalog that HashiCorp's client tests filter.
@@ -174,9 +176,20 @@ func FuzzFilter(f *testing.F) {
 		f.Add(s)
 	}
 	v := instance{Node: node{Node: "n", Meta: map[string]string{"a": "b"}}, Checks: []check{{Status: "passing"}}}
-	f.Fuzz(func(_ *testing.T, expression string) {
-		if c, err := compile(expression, instance{}); err == nil {
-			c.keeps(v)
-		}
+	f.Fuzz(func(t *testing.T, expression string) {
+		fuzztest.Bounded(t, len(expression), func() {
+			c, err := compile(expression, instance{})
+			if err != nil {
+				if err.Error() == "" {
+					t.Errorf("%q is refused without a word", expression)
+				}
+				return
+			}
+			one, err1 := c.keeps(v)
+			two, err2 := c.keeps(v)
+			if one != two || (err1 == nil) != (err2 == nil) {
+				t.Errorf("%q keeps it or not, as it likes", expression)
+			}
+		})
 	})
 }

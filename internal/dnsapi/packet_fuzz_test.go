@@ -27,7 +27,9 @@ func FuzzPacket(f *testing.F) {
 	add(func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) })
 	add(func(m *dns.Msg) { m.Question = nil })
 	add(func(m *dns.Msg) { m.Response = true; m.Question[0].Qclass = dns.ClassCHAOS })
-	add(func(m *dns.Msg) { m.Question[0] = dns.Question{Name: "consul.", Qtype: dns.TypeANY, Qclass: dns.ClassANY} })
+	add(func(m *dns.Msg) {
+		m.Question[0] = dns.Question{Name: "consul.", Qtype: dns.TypeANY, Qclass: dns.ClassANY}
+	})
 	s, err := New(options(probed()))
 	if err != nil {
 		f.Fatal(err)

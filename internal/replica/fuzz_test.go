@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
+
+	"holdfast.dev/holdfast/internal/fuzztest"
 )
 
 func sampleMessages() []*pb.Message {
@@ -99,7 +101,11 @@ func FuzzMessages(f *testing.F) {
 	f.Add(appendMessages(nil, all, 0)[frameHeader:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var first []*pb.Message
-		if decodeMessages(b, func(m *pb.Message, _ int) error { first = append(first, m); return nil }) != nil {
+		var err error
+		fuzztest.Bounded(t, len(b), func() {
+			err = decodeMessages(b, func(m *pb.Message, _ int) error { first = append(first, m); return nil })
+		})
+		if err != nil {
 			return
 		}
 		member := fuzzMember(t)
@@ -161,7 +167,9 @@ func FuzzFrame(f *testing.F) {
 	f.Add(snapshotHead{3, position{9, 2}, []uint64{1, 2}, nil}.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		const limit = 1 << 16
-		_, payload, err := readFrame(bytes.NewReader(b), limit)
+		var payload []byte
+		var err error
+		fuzztest.Bounded(t, len(b), func() { _, payload, err = readFrame(bytes.NewReader(b), limit) })
 		if err != nil {
 			return
 		}

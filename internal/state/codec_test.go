@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"holdfast.dev/holdfast/internal/fuzztest"
 	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/policy"
 	"holdfast.dev/holdfast/internal/storage"
@@ -284,7 +285,7 @@ func FuzzDecodeBatch(f *testing.F) {
 		}
 		f.Add(data)
 	}
-	f.Fuzz(checkCanonical)
+	f.Fuzz(func(t *testing.T, data []byte) { fuzztest.Bounded(t, len(data), func() { checkCanonical(t, data) }) })
 }
 
 func FuzzDecodeConf(f *testing.F) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"holdfast.dev/holdfast/internal/fault"
+	"holdfast.dev/holdfast/internal/fuzztest"
 )
 
 const path = "/registry/secrets/one/s1"
@@ -295,7 +296,9 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(file(`"secrets"`, keyed("aesgcm", "key1", 32, 1), identity)))
 	f.Add([]byte("kind: EncryptionConfiguration\napiVersion: apiserver.config.k8s.io/v1\nresources:\n- resources: ['*.*']\n  providers: [{identity: {}}]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Parse(data)
+		var c *Config
+		var err error
+		fuzztest.Bounded(t, len(data), func() { c, err = Parse(data) })
 		if err != nil {
 			return
 		}
