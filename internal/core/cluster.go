@@ -310,6 +310,9 @@ func (c *Core) Publish(ctx context.Context, name string, clientURLs []string) er
 	_, err := c.propose(ctx, c.system, &state.MemberPublish{
 		ID: c.member, Name: name, ClientURLs: slices.Clone(clientURLs), FeatureLevel: state.MaxLevel,
 	})
+	if err == nil {
+		c.disk.inherit(c)
+	}
 	return err
 }
 

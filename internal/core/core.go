@@ -142,7 +142,7 @@ type Core struct {
 	compactors [3]compactor // of SpaceEtcd, SpaceConsulKV, SpaceCatalog
 	janitor    janitor
 	alarmAt    time.Time     // the clock's alone: no alarm is proposed before
-	disk       diskWatch     // the clock's alone
+	disk       diskWatch     // the clock's alone, but for what it inherits
 	levelAt    time.Time     // likewise for the feature level
 	rights     atomic.Uint64 // one more with every change of who may do what
 	installs   atomic.Int64  // how often the machine was replaced

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"holdfast.dev/holdfast/internal/fault"
@@ -62,6 +63,19 @@ type diskWatch struct {
 	lookAt time.Time // the next look
 	full   bool      // this run raised NOSPACE for the disk's sake, and takes it back itself
 	blind  bool      // the last look failed
+
+	inherited atomic.Bool // anybody's: a run before this one raised NOSPACE
+}
+
+// inherit is called once all is applied that runs before this one have proposed. An alarm of this member that stands then is
+// taken for the disk's, so that a member which died with a full disk does not leave one that nobody takes back; one for the
+// quota's sake stays as long as the quota is used up.
+func (w *diskWatch) inherit(c *Core) {
+	g := c.acquire()
+	defer g.release()
+	if slices.Contains(g.machine.Alarms(), state.Alarm{Member: c.member, Kind: state.AlarmNoSpace}) {
+		w.inherited.Store(true)
+	}
 }
 
 // diskInterval is how often the free space is looked at.
@@ -84,6 +98,9 @@ func (c *Core) tickDisk(now time.Time) {
 		return
 	}
 	w.blind = false
+	if w.inherited.Swap(false) {
+		w.full = true
+	}
 	g := c.acquire()
 	defer g.release()
 	alarm := state.Alarm{Member: c.member, Kind: state.AlarmNoSpace}
