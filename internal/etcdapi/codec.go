@@ -51,15 +51,18 @@ func marshalWire(m wireMessage) mem.BufferSlice {
 	return fill(n, m.appendWire)
 }
 
+// answers are the buffers of large answers. gRPC's own pool has nothing between 32 KiB and 1 MiB and clears a whole buffer each
+// time, so a page of a list would cost the clearing of a megabyte, and hold one as long as its reader takes.
+var answers = mem.NewTieredBufferPool(4<<10, 8<<10, 16<<10, 32<<10, 64<<10, 96<<10, 128<<10, 192<<10, 256<<10, 384<<10, 512<<10, 768<<10, 1<<20)
+
 // fill returns n bytes, written by write, in a pooled buffer if they are many.
 func fill(n int, write func([]byte) []byte) mem.BufferSlice {
 	if mem.IsBelowBufferPoolingThreshold(n) {
 		return mem.BufferSlice{mem.SliceBuffer(write(make([]byte, 0, n)))}
 	}
-	pool := mem.DefaultBufferPool()
-	buf := pool.Get(n)
+	buf := answers.Get(n)
 	*buf = write((*buf)[:0])
-	return mem.BufferSlice{mem.NewBuffer(buf, pool)}
+	return mem.BufferSlice{mem.NewBuffer(buf, answers)}
 }
 
 // marshalWatch joins the head of a response with events that are encoded already. Large ones are not copied.
