@@ -28,6 +28,7 @@ import (
 	"holdfast.dev/holdfast/internal/authn"
 	"holdfast.dev/holdfast/internal/ca"
 	"holdfast.dev/holdfast/internal/caapi"
+	"holdfast.dev/holdfast/internal/node/config"
 	"holdfast.dev/holdfast/internal/policy"
 )
 
@@ -378,4 +379,23 @@ func TestRevocationCuts(t *testing.T) {
 		t.Errorf("nothing says why\n%s", m.log)
 	}
 	put(t, m.client(), "k2", fmt.Sprint(1))
+}
+
+// TestMetricsRoles: the metrics port takes admins and clients. A certificate of the role kms sees no status, nowhere.
+func TestMetricsRoles(t *testing.T) {
+	t.Parallel()
+	m := server(t, "one")
+	m.config.Listen.Metrics = config.URLs{{Scheme: "https", Host: fmt.Sprintf("127.0.0.1:%d", freePort(t))}}
+	m.start()
+	for profile, in := range map[ca.Profile]bool{ca.AdminProfile: true, ca.ClientProfile: true, ca.KMSProfile: false} {
+		conf, _ := m.as(ca.Request{Profile: profile, CommonName: "x"})
+		c := &http.Client{Transport: &http.Transport{TLSClientConfig: conf, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+		resp, err := c.Get(m.config.Listen.Metrics[0].String() + "/livez")
+		if (err == nil) != in {
+			t.Errorf("profile %v: %v", profile, err)
+		}
+		if err == nil {
+			resp.Body.Close()
+		}
+	}
 }
