@@ -21,10 +21,10 @@ import (
 )
 
 type options struct {
-	source, list, results, lazyfs, run string
-	runs, tries                        int
-	quick, keep                        bool
-	timeout                            time.Duration
+	source, list, results, lazyfs, run, plant string
+	runs, tries                               int
+	quick, keep                               bool
+	timeout                                   time.Duration
 }
 
 func main() {
@@ -34,6 +34,7 @@ func main() {
 	flag.StringVar(&o.results, "results", "", "where the reports of failed runs are kept (default: a temporary directory)")
 	flag.StringVar(&o.lazyfs, "lazyfs", "", "the lazyfs program; without it the scenarios on LazyFS are left out")
 	flag.StringVar(&o.run, "run", "", "only scenarios whose name matches this regular expression")
+	flag.StringVar(&o.plant, "plant", "", "plant this bug of internal/lab (drop-event, local-read, …) in every member, to see that the suite finds it")
 	flag.IntVar(&o.runs, "runs", 3, "judged runs of each scenario")
 	flag.IntVar(&o.tries, "tries", 4, "runs for one that is judged: those with too little traffic are made again")
 	flag.BoolVar(&o.quick, "quick", false, "only the scenarios that the list marks as quick, one run each")
@@ -77,7 +78,7 @@ func run(ctx context.Context, o options) error {
 	if o.results, err = filepath.Abs(o.results); err != nil {
 		return err
 	}
-	b := &bench{dir: dir, results: o.results, lazyfs: o.lazyfs}
+	b := &bench{dir: dir, results: o.results, lazyfs: o.lazyfs, plant: o.plant}
 	if err := b.prepare(ctx, o.source); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ type bench struct {
 	results string
 	key     string // opens every data directory
 	lazyfs  string
+	plant   string // the bug that the members have
 }
 
 func (b *bench) path(elem ...string) string {
@@ -136,7 +137,7 @@ func (b *bench) buildServer(ctx context.Context, source string) error {
 	if err := step(ctx, tree, "go", "build", "-trimpath", "-tags", "laboratory", "-o", binary, "./cmd/holdfast"); err != nil {
 		return err
 	}
-	script := fmt.Sprintf("#!/bin/sh\nexport HOLDFAST_LAB_KEEP_LOG=1 HOLDFAST_SUITE_KEK=%s ETCD_SEAL_KEK=env:HOLDFAST_SUITE_KEK\nexec %s etcd \"$@\"\n", b.key, binary)
+	script := fmt.Sprintf("#!/bin/sh\nexport HOLDFAST_LAB_KEEP_LOG=1 HOLDFAST_LAB_PLANT=%s HOLDFAST_SUITE_KEK=%s ETCD_SEAL_KEK=env:HOLDFAST_SUITE_KEK\nexec %s etcd \"$@\"\n", b.plant, b.key, binary)
 	return os.WriteFile(b.path("bin", "etcd"), []byte(script), 0o755)
 }
 
