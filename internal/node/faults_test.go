@@ -119,11 +119,20 @@ func TestFullDiskAtStart(t *testing.T) {
 	}
 }
 
-// TestStopOnADeadDisk asks a member to end whose disk has just stopped to work: it ends, though parts of it stand still.
+// TestStopOnADeadDisk asks a member to end whose disk stops to work meanwhile: it ends, though parts of it stand still.
 func TestStopOnADeadDisk(t *testing.T) {
 	t.Parallel()
+	for _, whose := range []string{"a client's flush", "the log's flush"} {
+		t.Run(whose, func(t *testing.T) {
+			t.Parallel()
+			stopOnADeadDisk(t, whose == "the log's flush")
+		})
+	}
+}
+
+func stopOnADeadDisk(t *testing.T, log bool) {
 	injected := errors.New("input/output error")
-	m := etcdCluster(t, 1, func(_ int, c *config.Config) { c.Raft.SnapshotCount, c.Raft.CatchUpEntries = 10, 10 })[0]
+	m := etcdCluster(t, 1, func(_ int, c *config.Config) { c.Raft.SnapshotCount, c.Raft.CatchUpEntries = 30, 10 })[0]
 	var dead atomic.Bool
 	reached, ending := make(chan struct{}), make(chan struct{})
 	env := m.env()
@@ -146,15 +155,24 @@ func TestStopOnADeadDisk(t *testing.T) {
 	cl := dial(t, m)
 	put(t, cl, "k", "v")
 	dead.Store(true)
-	go func() { // a flush is under way while the member ends; its answer is of no account
-		_, _ = cl.Defragment(t.Context(), cl.Endpoints()[0])
-	}()
+	if log {
+		for range 60 {
+			put(t, cl, "k", "v")
+		}
+	} else {
+		go func() { // a flush is under way while the member ends; its answer is of no account
+			_, _ = cl.Defragment(t.Context(), cl.Endpoints()[0])
+		}()
+	}
 	<-reached
 	ctx, cancel := node.StopContext()
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- n.Stop(ctx) }()
-	<-n.Ending()
+	m.logs("closing server")
+	if !log {
+		<-n.Ending()
+	}
 	close(ending)
 	select {
 	case err := <-ended:

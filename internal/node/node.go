@@ -315,8 +315,14 @@ func (n *Node) Stop(ctx context.Context) error {
 	if first {
 		n.log.Info("closing server", "name", n.config.Name, "data-dir", n.home.dir)
 		n.front.drain()
-		if err := n.replica.Stop(ctx); err != nil && ctx.Err() == nil {
-			n.log.Info("leadership was not handed over", "error", err)
+		stopped := make(chan error, 1)
+		go func() { stopped <- n.replica.Stop(ctx) }()
+		select {
+		case err := <-stopped:
+			if err != nil && ctx.Err() == nil {
+				n.log.Info("leadership was not handed over", "error", err)
+			}
+		case <-n.done: // by a fault; the replica may stand still
 		}
 		n.cancel(errStopped)
 	}
