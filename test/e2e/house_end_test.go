@@ -20,6 +20,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"holdfast.dev/holdfast/test/scorecard/record"
 )
 
 // verify holds everything that was acknowledged against what each member has, and members against each other.
@@ -259,6 +261,19 @@ func keyForms() map[string][]byte {
 	}
 }
 
+// wireControl is the one needle that is sent in the clear, by the test itself.
+const (
+	wireControl = "the control"
+	controlText = "sent-in-the-clear-"
+)
+
+// wireControl sends it: not the marker itself, which a log may quote.
+func (h *house) wireControl() {
+	if h.wire != nil {
+		h.wire.control(h.client[0], controlText+h.mark[6:])
+	}
+}
+
 // canary looks for everything that was written, in each form, in every file of members, agent and plugin, and in every log.
 func (h *house) canary() {
 	t := h.t
@@ -266,6 +281,9 @@ func (h *house) canary() {
 	needles := formsOf("the marker", []byte(h.mark))
 	for name, b := range h.secrets {
 		maps.Copy(needles, formsOf(name, b))
+	}
+	if h.wire != nil {
+		needles[wireControl] = []byte(controlText + h.mark[6:])
 	}
 	files, size, hits := 0, int64(0), 0
 	search := func(where string, data []byte, more map[string][]byte) {
@@ -299,6 +317,23 @@ func (h *house) canary() {
 		size += int64(len(p.log.String()))
 		search("the log of "+strings.Join(p.cmd.Args[1:4], " "), []byte(p.log.String()), keyForms())
 	}
+	numbers := map[string]float64{"files": float64(files), "logs": float64(len(h.all)), "bytes": float64(size), "secrets": float64(len(h.secrets) + 1), "forms": float64(len(needles)), "kills": float64(h.kills)}
+	if h.wire != nil {
+		found, lost := h.wire.search(needles)
+		for what, n := range found {
+			if what == wireControl {
+				continue
+			}
+			hits++
+			t.Errorf("%s is readable on the wire, %d times", what, n)
+		}
+		if found[wireControl] != 1 {
+			t.Errorf("the capture holds what was sent in the clear %d times: it does not look", found[wireControl])
+		}
+		numbers["packets captured"], numbers["bytes captured"], numbers["packets lost to the capture"] = float64(h.wire.packets), float64(h.wire.bytes), float64(lost)
+	}
+	numbers["hits"] = float64(hits)
+	record.Row(t, 24, "canaries in keys, values, users, passwords, tokens, private keys, sessions, services and certificates, after kills, compactions, re-encryption and a snapshot transfer: readable nowhere", numbers)
 	t.Logf("searched %d files and %d logs, %d bytes, for %d forms of %d secrets: %d hits", files, len(h.all), size, len(needles), len(h.secrets)+1, hits)
 	if files < 30 || len(needles) < 60 {
 		t.Errorf("%d files, %d forms: the search did not look", files, len(needles))

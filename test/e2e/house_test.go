@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,6 +56,10 @@ func TestHouse(t *testing.T) {
 	h.killAll()
 	h.verify("after all were killed at once")
 	h.rights()
+	for _, p := range append(h.members, h.agent, h.plugin) {
+		givesNoCore(t, p)
+	}
+	h.wireControl()
 	h.end()
 	h.canary()
 	for _, l := range h.loads {
@@ -94,6 +99,7 @@ type house struct {
 	store     *storeLoads
 	discovery *discoveryLoads
 	authority *authorityLoads
+	wire      *wire             // what passes between clients, members and the agent; nil: this process may not look
 	secrets   map[string][]byte // what must be nowhere, by name
 	keys      []string          // of the encryption configuration, oldest first
 }
@@ -114,6 +120,7 @@ func newHouse(t *testing.T) *house {
 	ports := freePorts(t, 7*houseSize+3)
 	take := func(n int) []int { p := ports[:n:n]; ports = ports[n:]; return p }
 	h.client, h.public, h.peer, h.consul, h.dns, h.serf, h.cfssl = take(houseSize), take(houseSize), take(houseSize), take(houseSize), take(houseSize), take(houseSize), take(houseSize)
+	h.wire = listenOnWire(t, slices.Concat(h.client, h.public, h.peer, h.consul, h.serf, h.cfssl, ports[2:3])...) // not DNS, nor the agent's own HTTP
 	h.newKey()
 	conf := filepath.Join(h.given, "server.yaml")
 	check(t, os.WriteFile(conf, []byte("raft: {snapshot-count: 1000, snapshot-catchup-entries: 300}\n"), 0o600))
