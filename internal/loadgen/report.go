@@ -162,6 +162,9 @@ func (r *Report) Table(w io.Writer) error {
 	fmt.Fprintln(tw, "latency in ms\tcount\tper second\tmin\tp50\tp90\tp99\tp99.9\tmax\tfailed\t")
 	for _, s := range r.Series {
 		l := s.Latency
+		if l == nil && !s.Request && s.Failed == 0 {
+			continue // nothing to observe, as handshakes in plain text
+		}
 		if l == nil {
 			fmt.Fprintf(tw, "%s\t0\t-\t-\t-\t-\t-\t-\t-\t%d\t\n", s.Name, s.Failed)
 			continue
