@@ -79,6 +79,8 @@ func classOf(name string) string {
 		return "audit segment"
 	case base == "LOCK":
 		return "LOCK"
+	case strings.HasSuffix(base, ".log"):
+		return "pebble's empty log"
 	case dir == "pki":
 		return "pki"
 	}

@@ -233,6 +233,7 @@ func (m *member) judge(s *strike, y *tally) {
 // What was acknowledged is there at the next start, which needs no help. The run is cut into lifetimes: each is repeated
 // from a copy of the disk with its first operation failing, its second, and so on.
 func TestIOErrors(t *testing.T) {
+	notInBrief(t)
 	s := seed(t)
 	workers := record.Pick(2, 8) // they mostly wait
 	var pool []*member
@@ -293,6 +294,7 @@ func TestIOErrors(t *testing.T) {
 
 // TestIOErrorsOfOne is row 7 on one member of three under load: the others go on, and the struck one comes back by itself.
 func TestIOErrorsOfOne(t *testing.T) {
+	notInBrief(t)
 	s := seed(t)
 	var y tally
 	rounds := record.Pick(3, 700)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ import (
 	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/node"
 	"holdfast.dev/holdfast/internal/node/config"
+	"holdfast.dev/holdfast/test/scorecard/record"
 )
 
 func check(t *testing.T, err error) {
@@ -49,6 +51,14 @@ func seed(t *testing.T) uint64 {
 }
 
 func newRand(seed, stream uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, stream)) }
+
+// notInBrief leaves a test out of `make test`: its short setting takes more than some seconds.
+func notInBrief(t *testing.T) {
+	t.Helper()
+	if testing.Short() && !record.Full() {
+		t.Skip("takes longer than `make test` may; `go test ./scorecard` runs it")
+	}
+}
 
 // pause waits real time: programs under test have timers of their own.
 func pause(d time.Duration) { <-time.After(d) }
@@ -344,7 +354,12 @@ func (m *member) drop() {
 	select {
 	case <-stopped:
 	case <-time.After(10 * time.Second):
-		m.c.t.Logf("%s stands still", m.config.Name)
+		m.c.t.Errorf("%s stands still: a stop does not come back\n%s", m.config.Name, tail(m.log))
+		if f, err := os.CreateTemp("", "scorecard-goroutines-"); err == nil {
+			_ = pprof.Lookup("goroutine").WriteTo(f, 1)
+			_ = f.Close()
+			m.c.t.Logf("its goroutines: %s", f.Name())
+		}
 	}
 	m.node = nil
 }

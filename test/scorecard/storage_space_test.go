@@ -144,6 +144,7 @@ func (m *member) oneFull(base *vfs.MemFS, l *ledger, f *full, y *spaceTally, kek
 
 // TestDiskFullAnywhere is row 11, its hard part: the disk runs full at every operation of a lifetime in turn, without a reserve.
 func TestDiskFullAnywhere(t *testing.T) {
+	notInBrief(t)
 	s := seed(t)
 	pool := twins(t, record.Pick(2, 6), newRand(s, 11))
 	m := pool[0]
@@ -198,6 +199,7 @@ func TestDiskFullAnywhere(t *testing.T) {
 // TestReserve is row 11 as it goes in daily life: free space falls below the reserve on one member, of one and of three. Writes are
 // refused, reads, deletes and compactions work; with space again writes go on by themselves.
 func TestReserve(t *testing.T) {
+	notInBrief(t)
 	s := seed(t)
 	for _, size := range []int{1, 3} {
 		c := newCluster(t, size, newRand(s, uint64(size)))

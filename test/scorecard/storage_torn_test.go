@@ -117,12 +117,12 @@ func (w *lastWrite) hole(sector int64) *vfs.MemFS {
 }
 
 // offsets are the places where a write of n bytes is torn: each byte of a short one, and of a long one each sector's bounds and
-// the bytes beside, the first and last sector, and some more.
+// the bytes beside, its head and its end, and some more.
 func offsets(n int, exhaustive bool, rng *rand.Rand) []int {
 	set := map[int]bool{0: true, n: true, n - 1: true, n / 2: true}
 	if exhaustive {
 		for i := 0; i <= n; i++ {
-			if n <= 1500 || i < 512 || i > n-512 || i%512 <= 1 || i%512 == 511 {
+			if n <= 1500 || i < 128 || i > n-128 || i%512 <= 1 || i%512 == 511 {
 				set[i] = true
 			}
 		}
