@@ -4,7 +4,7 @@ BIN     := bin/holdfast
 CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
 CONSUL  := cd test/compat/consul && $(GO) run ./conformance -binary ../../../$(BIN)
 
-.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s robustness robustness-quick e2e house oracle oracle-etcd torture revocation lab scale bench fuzz fuzz-seeds clean
+.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s robustness robustness-quick e2e house oracle oracle-etcd torture revocation lab scorecard scale bench fuzz fuzz-seeds clean
 
 build: ## the binary, in bin/holdfast
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/holdfast
@@ -70,6 +70,10 @@ torture: build ## kill -9 at random under load, 100 times on one member and on t
 
 revocation: build ## 200 live connections over three members, revoked 20 times: time to the last one cut
 	cd test && HOLDFAST_BIN=$(CURDIR)/$(BIN) HOLDFAST_REVOCATION=1 $(GO) test -count=1 -v -timeout 30m -run 'TestRevocation$$' ./e2e
+
+scorecard: build ## the rows of docs/reliability.md that have a test of their own, in full (hours); figures are appended to SCORECARD_RESULTS (default bin/scorecard.jsonl)
+	cd test && SCORECARD=full SCORECARD_RESULTS=$${SCORECARD_RESULTS:-$(CURDIR)/bin/scorecard.jsonl} $(GO) test -count=1 -v -timeout 600m ./scorecard/...
+	cd test && SCORECARD=full SCORECARD_RESULTS=$${SCORECARD_RESULTS:-$(CURDIR)/bin/scorecard.jsonl} HOLDFAST_BIN=$(CURDIR)/$(BIN) HOLDFAST_HOUSE=1 $(GO) test -count=1 -v -timeout 60m -run 'TestHouse$$' ./e2e
 
 lab: ## real members under random faults, judged by what clients saw: ten minutes, root; LAB="-for 1h -members 5" for more
 	cd test && $(GO) run ./lab $(LAB)
