@@ -87,9 +87,7 @@ func (lab *laboratory) begin(ctx context.Context, last *history.History) (histor
 		}
 	}
 	for _, w := range lab.watchers {
-		if w.next.Load() == 0 {
-			w.next.Store(initial.Revision + 1)
-		}
+		w.next.Store(max(w.next.Load(), initial.Revision+1))
 	}
 	return initial, nil
 }
@@ -124,7 +122,7 @@ func values(r history.Request) (all []string) {
 	return all
 }
 
-// initial reads the whole store. Nobody writes meanwhile but leases that run out.
+// initial reads the whole store as it was where the watches have got to. Nobody writes meanwhile but leases that run out.
 func (lab *laboratory) initial(ctx context.Context) (initial history.Initial, err error) {
 	m := lab.c.all()[0]
 	cl, err := lab.c.client(m.slot)
@@ -140,11 +138,24 @@ func (lab *laboratory) initial(ctx context.Context) (initial history.Initial, er
 	for _, l := range leases.Leases {
 		initial.Leases = append(initial.Leases, int64(l.ID))
 	}
-	all, err := cl.Get(ctx, "\x00", clientv3.WithFromKey())
+	for _, w := range lab.watchers { // what they are told from here on is judged against what was there
+		if at := w.next.Load() - 1; at > 0 && (initial.Revision == 0 || at < initial.Revision) {
+			initial.Revision = at
+		}
+	}
+	all, err := cl.Get(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithRev(initial.Revision))
 	if err != nil {
 		return initial, err
 	}
-	initial.Revision, initial.KVs = all.Header.Revision, pairs(all.Kvs)
+	if initial.Revision == 0 {
+		initial.Revision = all.Header.Revision
+	}
+	initial.KVs = pairs(all.Kvs)
+	for _, kv := range initial.KVs { // one that has run out since then is in no list
+		if kv.Lease != 0 && !slices.Contains(initial.Leases, kv.Lease) {
+			initial.Leases = append(initial.Leases, kv.Lease)
+		}
+	}
 	low, high := int64(1), initial.Revision // the lowest revision that can be read
 	for low < high {
 		middle := (low + high) / 2
@@ -215,12 +226,12 @@ func (lab *laboratory) end(ctx context.Context) (history.History, error) {
 		}
 	}
 	for end := time.Now().Add(recoverWithin); err == nil && ctx.Err() == nil; wait(ctx, 50*time.Millisecond) {
-		behind := slices.IndexFunc(lab.watchers[:2], func(w *watcher) bool { return w.next.Load() <= final })
+		behind := slices.IndexFunc(lab.watchers, func(w *watcher) bool { return w.next.Load() <= final })
 		if behind < 0 {
 			break
 		}
 		if time.Now().After(end) {
-			err = fmt.Errorf("a watch of all keys is told up to revision %d and no further within %v; the store is at %d", lab.watchers[behind].next.Load()-1, recoverWithin, final)
+			err = fmt.Errorf("the watch of %q is told events or progress up to revision %d and no further within %v; the store is at %d", lab.watchers[behind].span, lab.watchers[behind].next.Load()-1, recoverWithin, final)
 		}
 	}
 	if err == nil && ctx.Err() == nil {
