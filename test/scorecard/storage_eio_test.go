@@ -59,7 +59,7 @@ func (s *strike) String() string {
 // lifetime is what a member does between a start and an end: writes, a compaction, a flush of the store, and more writes, so that
 // it meets every kind of file. It ends at the first call that fails.
 func lifetime(cl *clientv3.Client, w *writer) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second) // the machine may be busy
 	defer cancel()
 	write := func(n int) error {
 		for range n {
@@ -249,7 +249,7 @@ func TestIOErrors(t *testing.T) {
 	goal, step := int64(record.Pick(40, 10_000)), int64(record.Pick(37, 1))
 	var y tally
 	var operations, strikes int64
-	start := time.Now()
+	start, tick := time.Now(), progress(t, int(goal/step))
 	for lives := 1; operations < goal; lives++ {
 		if lives%5 == 0 { // each start leaves files: a disk does not get old here
 			m.disk, l = newDisk(vfs.NewCrashableMem()), newLedger()
@@ -270,6 +270,7 @@ func TestIOErrors(t *testing.T) {
 			wait.Go(func() {
 				for n := range queue {
 					o.oneStrike(base, known, &strike{n: n, done: []float64{0, 0, 1, 0.5}[n%4], stay: n%3 == 0}, &y)
+					tick()
 				}
 			})
 		}
@@ -301,7 +302,7 @@ func TestIOErrorsOfOne(t *testing.T) {
 	var worst time.Duration
 	n, acked := int64(1), int64(0)
 	var c *cluster
-	l := newLedger()
+	l, step := newLedger(), progress(t, rounds)
 	for round := range rounds {
 		if round%25 == 0 {
 			if c != nil {
@@ -362,6 +363,7 @@ func TestIOErrorsOfOne(t *testing.T) {
 			t.Fatalf("round %d, %s: no unaided start afterwards: %s\n%s", round, k, text(err), c.logs())
 		}
 		c.verify(l, round)
+		step()
 	}
 	y.log(t)
 	record.Row(t, 7, "one member of three is struck under load: acknowledged writes lost 0, unaided starts 100 %, the others go on", map[string]float64{

@@ -301,7 +301,7 @@ func TestBitFlips(t *testing.T) {
 
 	var mu sync.Mutex
 	counts, classes := map[string]int{}, map[string]map[string]int{}
-	queue := make(chan flipper)
+	queue, step := make(chan flipper), progress(t, record.Pick(60, 100_000))
 	var wait sync.WaitGroup
 	for _, o := range pool {
 		wait.Go(func() {
@@ -317,6 +317,7 @@ func TestBitFlips(t *testing.T) {
 				if wrong != nil {
 					t.Errorf("%s, %s at %d of %d (used %d), bit %d: %v", p.o.name, p.f.path, p.at, p.f.size, p.f.used, p.bit, wrong)
 				}
+				step()
 				mu.Lock()
 				counts[where]++
 				if classes[p.f.class] == nil {

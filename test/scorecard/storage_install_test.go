@@ -83,7 +83,7 @@ func TestInstallInterrupted(t *testing.T) {
 	var c *cluster
 	l := newLedger()
 	length := int64(0)
-	start := time.Now()
+	start, tick := time.Now(), progress(t, perWay*len(ways))
 	for round := range perWay * len(ways) {
 		if round%16 == 0 {
 			if c != nil {
@@ -95,6 +95,7 @@ func TestInstallInterrupted(t *testing.T) {
 			c, l = newCluster(t, 3, rng), newLedger()
 			check(t, c.startAll())
 		}
+		tick()
 		how := ways[round%len(ways)]
 		victim := c.members[round%3]
 		if err := c.lag(victim, l); err != nil {

@@ -60,6 +60,21 @@ func notInBrief(t *testing.T) {
 	}
 }
 
+// progress returns what to call after each of total steps: long runs say twice a minute how far they are.
+func progress(t *testing.T, total int) func() {
+	var mu sync.Mutex
+	done, start, last := 0, time.Now(), time.Now()
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		done++
+		if now := time.Now(); now.Sub(last) > 30*time.Second {
+			last = now
+			t.Logf("%d of %d after %v", done, total, now.Sub(start).Round(time.Second))
+		}
+	}
+}
+
 // pause waits real time: programs under test have timers of their own.
 func pause(d time.Duration) { <-time.After(d) }
 

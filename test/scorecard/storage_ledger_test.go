@@ -105,7 +105,7 @@ func (w *writer) one(ctx context.Context, cl *clientv3.Client) bool {
 		value = bytesOf(w.rng, size)
 	}
 	w.l.begin(key, value)
-	call, done := context.WithTimeout(ctx, 10*time.Second)
+	call, done := context.WithTimeout(ctx, 30*time.Second)
 	defer done()
 	var err error
 	if value == "" {

@@ -163,12 +163,14 @@ func TestPowerLoss(t *testing.T) {
 	s := seed(t)
 	for _, size := range []int{1, 3} {
 		rounds, acked, start := record.Pick(6/size, 1000), int64(0), time.Now()
+		step := progress(t, rounds)
 		for done := 0; done < rounds; {
 			c := newCluster(t, size, newRand(s, uint64(done+size)))
 			l := newLedger()
 			some := min(25, rounds-done) // each start leaves files: a cluster does not get old here
 			for round := range some {
 				c.powerRound(l, done+round)
+				step()
 			}
 			done += some
 			check(t, c.startAll())
@@ -190,6 +192,7 @@ func TestPowerLossOfSome(t *testing.T) {
 	s := seed(t)
 	rounds := record.Pick(2, 300)
 	var c *cluster
+	step := progress(t, rounds)
 	l, acked := newLedger(), int64(0)
 	for round := range rounds {
 		if round%25 == 0 { // each start leaves files: a cluster does not get old here
@@ -234,6 +237,7 @@ func TestPowerLossOfSome(t *testing.T) {
 			}
 		}
 		c.verify(l, round)
+		step()
 	}
 	record.Row(t, 5, "power cuts of one or two members of three under load; acknowledged writes lost 0; started unaided 100 %", map[string]float64{
 		"members": 3, "cuts": float64(rounds), "acknowledged": float64(acked + l.acked.Load()), "lost": 0,

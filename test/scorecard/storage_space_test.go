@@ -170,12 +170,13 @@ func TestDiskFullAnywhere(t *testing.T) {
 	check(t, m.stop())
 	length := count.seen.Load()
 	var y spaceTally
-	queue := make(chan *full)
+	queue, step := make(chan *full), progress(t, int(2*length))
 	var wait sync.WaitGroup
 	for _, o := range pool {
 		wait.Go(func() {
 			for f := range queue {
 				o.oneFull(base, l, f, &y, kek)
+				step()
 			}
 		})
 	}

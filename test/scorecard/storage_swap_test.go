@@ -171,7 +171,9 @@ func TestExchanges(t *testing.T) {
 		all = all[:30]
 	}
 	done, noticed, unnoticed := 0, 0, map[string]bool{}
+	step := progress(t, len(all))
 	for _, x := range all {
+		step()
 		mem := image(now.mem)
 		x.do(mem)
 		if slices.Equal(bytesIn(mem, x.path), bytesIn(now.mem, x.path)) {

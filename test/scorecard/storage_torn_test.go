@@ -204,7 +204,7 @@ func TestTornWrites(t *testing.T) {
 		garbage bool
 	}
 	var garbage, refused atomic.Int64
-	queue := make(chan job)
+	queue, step := make(chan job), progress(t, len(writes))
 	var wait sync.WaitGroup
 	for _, o := range pool {
 		wait.Go(func() {
@@ -241,6 +241,7 @@ func TestTornWrites(t *testing.T) {
 		for sector := w.at / 512; record.Full() && sector <= (w.at+int64(len(w.data))-1)/512; sector++ {
 			queue <- job{w, func() *vfs.MemFS { return w.hole(sector) }, fmt.Sprintf("without sector %d", sector), false}
 		}
+		step()
 		t.Logf("%-36s %6d bytes, %d places", name, len(w.data), len(places))
 	}
 	close(queue)
