@@ -49,6 +49,7 @@ func (w *world) adopt(list []state.Member) {
 			w.violate("%s cannot be made: %v", m.name(), err)
 			return
 		}
+		w.stats.Joined++
 		w.log("%s joins, learner %v", m.name(), x.Learner)
 		w.start(m)
 	}

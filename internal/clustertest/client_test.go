@@ -36,6 +36,7 @@ func (w *world) startClients() {
 // clientKinds are the programs of clients: each returns what the client does next, again and again.
 func clientKinds() map[string]func(c *client) func() {
 	return map[string]func(c *client) func(){
+		"nobody":   func(*client) func() { return func() {} },
 		"register": (*client).register, "set": (*client).set, "lease": (*client).lease, "lock": (*client).lock,
 		"whole": (*client).whole, "some": (*client).some, "compact": (*client).compact,
 		"consul": (*client).consul, "blocking": (*client).blocking, "revocable": (*client).revocable, "admin": (*client).admin,
@@ -102,11 +103,11 @@ func (c *client) ask(r history.Request, then func(a history.Response, o history.
 func (w *world) count(o history.Outcome) {
 	switch o {
 	case history.Answered:
-		w.stats.answered++
+		w.stats.Answered++
 	case history.Refused:
-		w.stats.refused++
+		w.stats.Refused++
 	default:
-		w.stats.unknown++
+		w.stats.Unknown++
 	}
 }
 

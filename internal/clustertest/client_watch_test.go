@@ -64,15 +64,15 @@ func (o *watching) end(compacted int64) {
 	o.lost(compacted)
 }
 
-// collectWatches plans to receive where something may have come.
-func (w *world) collectWatches() {
+// collectWatches plans to receive where something may have come to a member.
+func (w *world) collectWatches(m *member) {
 	for _, o := range slices.Clone(w.watches) {
-		if !o.m.up() || o.m.boots != o.run {
+		switch {
+		case o.m != m:
+		case !m.up() || m.boots != o.run:
 			o.end(0)
-			continue
-		}
-		if a := o.m.stepper.Replica().Status().Applied; a != o.applied && !o.planned {
-			o.applied = a
+		case m.applied != o.applied && !o.planned:
+			o.applied = m.applied
 			o.plan(w.between(w.plan.NetDelay/4, w.plan.NetDelay))
 		}
 	}
@@ -176,7 +176,7 @@ func (c *client) whole() func() {
 			return
 		}
 		m := c.member()
-		if m == nil || m.stepper.Replica().Status().Applied == 0 {
+		if m == nil || m.applied == 0 {
 			c.again(time.Second)
 			return
 		}
@@ -201,7 +201,7 @@ func (c *client) some() func() {
 		switch {
 		case len(open) >= 3 || len(open) > 0 && c.rng.IntN(3) == 0:
 			open[0].end(0)
-		case m == nil || m.stepper.Replica().Status().Applied == 0:
+		case m == nil || m.applied == 0:
 		case len(open) > 0 && c.rng.IntN(3) == 0:
 			open[0].stream.RequestProgress()
 		default:

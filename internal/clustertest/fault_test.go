@@ -106,7 +106,7 @@ func length(rng *rand.Rand, low, high time.Duration) time.Duration {
 // fault lets one happen. What it needs to draw comes from its own argument, so that taking others out of a schedule
 // changes as little as possible.
 func (w *world) fault(f scheduled) {
-	w.stats.faults++
+	w.stats.Faults++
 	w.log("fault %s %x", f.Kind, f.Arg)
 	for _, k := range faultKinds() {
 		if k.name == f.Kind {
@@ -171,9 +171,9 @@ func (w *world) crash(m *member, rng *rand.Rand, power bool) {
 	seed, percent, back := rng.Uint64(), []int{0, 10, 50, 90}[rng.IntN(4)], length(rng, 100*time.Millisecond, 40*time.Second)
 	w.log("%s is killed, power %v", m.name(), power)
 	w.kill(m)
-	w.stats.kills++
+	w.stats.Kills++
 	if power {
-		w.stats.powerCuts++
+		w.stats.PowerCuts++
 		m.disk.dead().lose(seed, percent)
 	}
 	w.after(back, func() { w.start(m) })

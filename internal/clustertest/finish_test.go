@@ -14,7 +14,7 @@ import (
 
 // elected notes who leads: one member, in one of its runs, for each term.
 func (w *world) elected(m *member, term uint64) {
-	w.stats.elections++
+	w.stats.Elections++
 	if other := w.leaders[term]; other != nil && (other != m || w.runs[term] != m.boots) {
 		w.violate("both %s (run %d) and %s (run %d) lead in term %d", other.name(), w.runs[term], m.name(), m.boots, term)
 		return
@@ -44,6 +44,9 @@ func (w *world) compare(m *member, index uint64) {
 
 // died is for a member that ended by itself, or by a fault of its disk.
 func (w *world) died(m *member, why error) {
+	if why != nil {
+		w.leaked.Store(true) // what a fault has interrupted is not always closed; a process would end
+	}
 	w.kill(m)
 	switch {
 	case errors.Is(why, replica.ErrRemoved):
@@ -83,6 +86,7 @@ func (w *world) refusedStart(m *member, err error) {
 func (w *world) spoil(m *member) {
 	w.log("%s is damaged, and says so", m.name())
 	m.spoiled = true
+	w.stats.Spoiled++
 }
 
 // announce has a member tell the cluster who it is, as node does after each start. It reports whether nothing is left to do.
@@ -90,7 +94,7 @@ func (w *world) announce(m *member) bool {
 	if m.said {
 		return true
 	}
-	if m.published == nil && m.stepper.Replica().Status().Applied > 0 {
+	if m.published == nil && m.applied > 0 {
 		m.published = w.call(m, 30*time.Second, "publish", func(ctx context.Context, c *core.Core) (any, error) {
 			return nil, c.Publish(ctx, m.name(), []string{m.url()})
 		}, func(_ any, err error) {

@@ -50,6 +50,9 @@ type member struct {
 	cancel  context.CancelFunc
 	keepers sync.WaitGroup
 	leads   uint64 // the term in which it was last seen to lead
+	touched bool   // the driver has to look at it
+	applied uint64 // index
+	links   []*link
 	gone    bool   // removed from the cluster for good
 	spoiled bool   // its disk is damaged: it must not start, and is to be replaced
 	rotten  bool   // a bit of its disk has flipped
@@ -299,6 +302,7 @@ func (m *member) start() (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	m.keepers.Go(func() { _ = m.core.Housekeep(ctx) }) // it ends with ctx only
+	m.applied = stepper.Replica().Status().Applied
 	return stepper.Begin()
 }
 
@@ -360,6 +364,7 @@ func (x *watched) Apply(entries []replica.Entry) (decisions []replica.Decision, 
 		for i := range entries[:n] {
 			w.applied(x.m, &entries[i])
 		}
+		x.m.applied = entries[n-1].Index
 		if last := entries[n-1].Index; last%every == 0 {
 			w.compare(x.m, last)
 		}

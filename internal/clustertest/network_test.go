@@ -67,6 +67,7 @@ func (n *network) memberStarted(w *world, m *member) {
 			if n.links[key] == nil {
 				n.links[key] = &link{from: pair[0], to: pair[1], backoff: minBackoff}
 				n.order = append(n.order, key)
+				pair[0].links, pair[1].links = append(pair[0].links, n.links[key]), append(pair[1].links, n.links[key])
 			}
 			n.links[key].backoff = minBackoff
 			n.plan(w, n.links[key])
@@ -104,6 +105,8 @@ func (n *network) dial(w *world, l *link) {
 	w.log("link %s>%s is up", l.from.name(), l.to.name())
 	l.up, l.ends, l.backoff = true, [2]*replica.Wire{near, far}, minBackoff
 	l.runs = [2]int{l.from.boots, l.to.boots}
+	w.touch(l.from)
+	w.touch(l.to)
 	l.last, l.stalled, l.heard = [2]time.Duration{}, [2][]replica.Parcel{}, 0
 }
 
@@ -117,6 +120,7 @@ func (n *network) sever(w *world, l *link) {
 	for i, m := range []*member{l.from, l.to} {
 		if m.up() && m.boots == l.runs[i] {
 			l.ends[i].Sever()
+			w.touch(m)
 		}
 	}
 	n.plan(w, l)
@@ -124,11 +128,8 @@ func (n *network) sever(w *world, l *link) {
 
 // memberStopped breaks the links of a member that is about to die.
 func (n *network) memberStopped(m *member) {
-	for _, key := range n.order {
-		l := n.links[key]
-		if l.up && (l.from == m || l.to == m) {
-			n.sever(m.w, l)
-		}
+	for _, l := range m.links {
+		n.sever(m.w, l)
 	}
 	for _, p := range slices.Clone(n.passages) {
 		if p.from == m || p.to == m {
@@ -137,10 +138,9 @@ func (n *network) memberStopped(m *member) {
 	}
 }
 
-// collect takes what members have said onto its way.
-func (n *network) collect(w *world) {
-	for _, key := range n.order {
-		l := n.links[key]
+// collect takes what a member has said onto its way.
+func (n *network) collect(w *world, m *member) {
+	for _, l := range m.links {
 		if !l.up {
 			continue
 		}
@@ -148,17 +148,14 @@ func (n *network) collect(w *world) {
 			n.sever(w, l)
 			continue
 		}
-		for dir, end := range l.ends {
-			from, to := l.from, l.to
-			if dir == 1 {
-				from, to = to, from
-			}
-			for _, p := range end.Take() {
-				n.carry(w, l, dir, from, to, p)
-			}
+		dir, to := 0, l.to
+		if l.to == m {
+			dir, to = 1, l.from
+		}
+		for _, p := range l.ends[dir].Take() {
+			n.carry(w, l, dir, m, to, p)
 		}
 	}
-	n.collectSnapshots(w)
 }
 
 // carry decides when a parcel arrives.
@@ -196,7 +193,7 @@ func (n *network) carry(w *world, l *link, dir int, from, to *member, p replica.
 
 func (n *network) deliver(w *world, l *link, dir int, d time.Duration, from, to *member, p replica.Parcel) {
 	ends, runs := l.ends, l.runs
-	w.after(d, func() {
+	w.on(to, d, func() {
 		if !l.up || l.ends != ends || l.runs != runs {
 			return
 		}
@@ -208,6 +205,10 @@ func (n *network) deliver(w *world, l *link, dir int, d time.Duration, from, to 
 		if err := ends[1-dir].Deliver(p); err != nil {
 			w.log("%s does not take it: %s", to.name(), plain(err))
 			n.sever(w, l)
+			return
+		}
+		if w.plan.Coarse && !to.busy[workTurn] {
+			w.do(to, "", func() error { return to.stepper.Turn(false) })
 		}
 	})
 }
@@ -343,7 +344,7 @@ func (n *network) connect(w *world, p *passage) {
 		return
 	}
 	w.log("snapshot %s>%s begins", p.from.name(), p.to.name())
-	w.stats.snapshots++
+	w.stats.Snapshots++
 	theirs, far := net.Pipe()
 	p.far, p.limit = far, n.cutAfter
 	n.cutAfter = 0

@@ -40,13 +40,13 @@ var (
 // or errTimeout.
 func (w *world) call(m *member, timeout time.Duration, what string, f func(ctx context.Context, c *core.Core) (any, error), then func(value any, err error)) *operation {
 	w.operations++
-	w.stats.operations++
+	w.stats.Operations++
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &operation{number: w.operations, what: what, m: m, run: m.boots, cancel: cancel, then: then}
 	w.log("%d: %s asks %s", o.number, what, m.name())
 	w.pending = append(w.pending, o)
-	w.after(w.between(w.plan.NetDelay/8, w.plan.NetDelay/2), func() { w.begin(ctx, o, f) })
-	w.after(timeout, func() { w.give(o, errTimeout) })
+	w.on(m, w.between(w.plan.NetDelay/8, w.plan.NetDelay/2), func() { w.begin(ctx, o, f) })
+	w.on(m, timeout, func() { w.give(o, errTimeout) })
 	return o
 }
 
@@ -57,7 +57,7 @@ func (w *world) begin(ctx context.Context, o *operation, f func(ctx context.Cont
 		return
 	}
 	if d := m.paused - w.now(); d > 0 {
-		w.after(d, func() { w.begin(ctx, o, f) })
+		w.on(m, d, func() { w.begin(ctx, o, f) })
 		return
 	}
 	c := m.core
@@ -108,7 +108,7 @@ func (w *world) collect() {
 			continue
 		}
 		w.log("%d: %s answers %s", o.number, o.m.name(), answerText(o.value, o.err))
-		w.after(w.between(w.plan.NetDelay/8, w.plan.NetDelay/2), func() {
+		w.on(o.m, w.between(w.plan.NetDelay/8, w.plan.NetDelay/2), func() {
 			if o.told {
 				return
 			}

@@ -12,6 +12,7 @@ type plan struct {
 	Members  int
 	Level    uint32 // feature level of the new cluster
 	Sealed   bool   // the storage engine works on the sealed file system
+	Coarse   bool   // what arrives is handled at once
 	Clients  []string
 	Faults   []scheduled
 
@@ -37,11 +38,11 @@ func planOf(seed uint64) plan {
 	pick := func(n int) int { return rng.IntN(n) }
 	p := plan{
 		Seed: seed, Duration: 30 * time.Minute, Members: []int{3, 3, 3, 3, 5, 1}[pick(6)], Level: 2,
-		Sealed: pick(8) == 0, Heartbeat: 500 * time.Millisecond, Election: 5 * time.Second, Beat: time.Second,
+		Sealed: pick(8) == 0, Coarse: pick(4) > 0, Heartbeat: time.Second, Election: 5 * time.Second, Beat: time.Second,
 		NetDelay:  []time.Duration{time.Millisecond, 5 * time.Millisecond, 50 * time.Millisecond}[pick(3)],
 		DiskDelay: []time.Duration{time.Millisecond, 4 * time.Millisecond, 30 * time.Millisecond}[pick(3)],
 		TurnDelay: 100 * time.Microsecond, ApplyDelay: []time.Duration{time.Millisecond, 10 * time.Millisecond}[pick(2)],
-		Pause: 2 * time.Second, SegmentBytes: 32 << 10, KeepEntries: uint64(5 + pick(60)), FlushEntries: uint64(5 + pick(60)),
+		Pause: 3 * time.Second, SegmentBytes: 32 << 10, KeepEntries: uint64(5 + pick(60)), FlushEntries: uint64(5 + pick(60)),
 		HashEvery: 250, ReserveBytes: 100 << 10, Checkpoint: []time.Duration{0, 5 * time.Second}[pick(2)],
 	}
 	if pick(3) == 0 {

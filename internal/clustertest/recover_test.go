@@ -132,7 +132,7 @@ func (w *world) agree(deadline time.Duration) {
 		var applied []uint64
 		for _, m := range w.members {
 			if m.up() {
-				applied = append(applied, m.stepper.Replica().Status().Applied)
+				applied = append(applied, m.applied)
 			} else if !m.gone && !m.spoiled {
 				applied = append(applied, 0)
 			}
@@ -142,7 +142,7 @@ func (w *world) agree(deadline time.Duration) {
 			w.settledAt = w.now()
 			for _, m := range w.members {
 				if m.up() {
-					w.compare(m, m.stepper.Replica().Status().Applied)
+					w.compare(m, m.applied)
 				}
 			}
 		}

@@ -21,45 +21,51 @@ type result struct {
 	hash       string
 	violations []string
 	stats      stats
-	history    history.History
 	lines      int
 }
 
-// simulate runs a plan in a bubble of its own.
+// simulate runs a plan in a bubble of its own, and judges what was seen.
 func simulate(t *testing.T, p plan, traceTo, verbose io.Writer) (r result) {
-	r.seed = p.Seed
 	defer watchdog(p.Seed)()
+	r.seed = p.Seed
 	var w *world
-	defer func() {
-		if w != nil {
-			r.hash, r.stats, r.history, r.lines = w.trace.hash(), w.stats, w.history, w.trace.lines
-			r.violations = append(w.violations, r.violations...)
-		}
-		if p := recover(); p != nil {
-			if text := fmt.Sprint(p); w == nil || !w.leaked.Load() || !strings.Contains(text, "main bubble goroutine has exited") {
-				r.violations = append(r.violations, "panic: "+text)
-			}
-		}
-		if w != nil {
-			report := history.Check(w.history, history.Options{
-				SettledAt: int64(w.settledAt), Locks: []string{"k/"}, WakeAllowance: 2 * time.Minute,
-			})
-			for _, v := range report.Violations {
-				r.violations = append(r.violations, v.Judge+": "+v.Rule+": "+v.Words)
-			}
-			r.violations = append(r.violations, report.Undecided...)
-		}
-	}()
-	synctest.Test(t, func(*testing.T) {
-		w = newWorld(p, traceTo, verbose)
+	func() {
 		defer func() {
-			if p := recover(); p != nil {
-				w.leaked.Store(true)
-				w.violate("panic: %v\n%s", p, debug.Stack())
+			p := recover()
+			if p == nil || w != nil && w.leaked.Load() && strings.Contains(fmt.Sprint(p), "main bubble goroutine has exited") {
+				return
 			}
+			buf := make([]byte, 1<<20)
+			r.violations = append(r.violations, fmt.Sprintf("panic: %v\n%s", p, buf[:runtime.Stack(buf, true)]))
 		}()
-		w.run()
+		synctest.Test(t, func(*testing.T) {
+			w = newWorld(p, traceTo, verbose)
+			defer func() {
+				if p := recover(); p != nil {
+					w.leaked.Store(true)
+					w.violate("panic: %v\n%s", p, debug.Stack())
+				}
+			}()
+			w.run()
+		})
+	}()
+	if w == nil {
+		return r
+	}
+	r.hash, r.stats, r.lines = w.trace.hash(), w.stats, w.trace.lines
+	r.violations = append(w.violations, r.violations...)
+	report := history.Check(w.history, history.Options{
+		SettledAt: int64(w.settledAt), Locks: []string{"k/"}, WakeAllowance: 2 * time.Minute,
 	})
+	for _, v := range report.Violations {
+		r.violations = append(r.violations, v.Judge+": "+v.Rule+": "+v.Words)
+	}
+	r.violations = append(r.violations, report.Undecided...)
+	if name := os.Getenv("SIM_HISTORY"); name != "" {
+		if err := w.history.Save(name); err != nil {
+			r.violations = append(r.violations, err.Error())
+		}
+	}
 	return r
 }
 
@@ -75,67 +81,37 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 	return n
 }
 
-// TestSeeds runs seeds one after the other: SIM_SEEDS of them, from SIM_FIRST on.
-func TestSeeds(t *testing.T) {
-	first, count := number(t, "SIM_FIRST", 1), number(t, "SIM_SEEDS", 20)
-	var total stats
-	for seed := first; seed < first+count; seed++ {
-		r := simulate(t, planOf(seed), nil, nil)
-		if testing.Verbose() {
-			t.Logf("seed %d: %s %+v", seed, r.hash, r.stats)
-		}
-		for _, v := range r.violations {
-			t.Errorf("seed %d: %s\nreplay: SIM_SEED=%d go test -run TestSeed$ -v ./internal/clustertest", seed, v, seed)
-		}
-		total.add(r.stats)
-	}
-	t.Logf("%d seeds: %+v", count, total)
+// replay says how to see a seed again.
+func replay(seed uint64) string {
+	return fmt.Sprintf("SIM_SEED=%d SIM_TRACE=/tmp/trace go test -run 'TestSeed$' -v ./internal/clustertest", seed)
 }
 
-func (s *stats) add(o stats) {
-	s.events += o.events
-	s.operations += o.operations
-	s.answered += o.answered
-	s.unknown += o.unknown
-	s.refused += o.refused
-	s.elections += o.elections
-	s.starts += o.starts
-	s.kills += o.kills
-	s.powerCuts += o.powerCuts
-	s.snapshots += o.snapshots
-	s.faults += o.faults
-	s.entries += o.entries
-}
-
-// TestSeed replays the seed SIM_SEED and prints its trace.
+// TestSeed replays the seed SIM_SEED, or the schedule in the file SIM_SCHEDULE, and prints its trace into the file SIM_TRACE.
 func TestSeed(t *testing.T) {
-	seed := number(t, "SIM_SEED", 0)
-	if seed == 0 {
-		t.Skip("SIM_SEED names no seed")
+	seed, file := number(t, "SIM_SEED", 0), os.Getenv("SIM_SCHEDULE")
+	if seed == 0 && file == "" {
+		t.Skip("neither SIM_SEED nor SIM_SCHEDULE is set")
 	}
-	var out, verbose io.Writer
+	p := planOf(seed)
+	if file != "" {
+		var err error
+		if p, err = loadPlan(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out io.Writer
 	if name := os.Getenv("SIM_TRACE"); name != "" {
 		f, err := os.Create(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		out, verbose = f, f
+		out = f
 	}
-	r := simulate(t, planOf(seed), out, verbose)
-	t.Logf("seed %d: trace hash %s, %+v", seed, r.hash, r.stats)
+	r := simulate(t, p, out, out)
+	t.Logf("seed %d: trace hash %s, %s", p.Seed, r.hash, r.stats)
 	for _, v := range r.violations {
 		t.Error(v)
-	}
-}
-
-// TestSame runs seeds twice: they must do the same thing.
-func TestSame(t *testing.T) {
-	for seed := uint64(1); seed <= number(t, "SIM_SAME", 3); seed++ {
-		a, b := simulate(t, planOf(seed), nil, nil), simulate(t, planOf(seed), nil, nil)
-		if a.hash != b.hash || a.lines != b.lines {
-			t.Errorf("seed %d: %s (%d lines) and %s (%d lines)", seed, a.hash, a.lines, b.hash, b.lines)
-		}
 	}
 }
 
@@ -152,3 +128,28 @@ func watchdog(seed uint64) (stop func()) {
 
 // patience is how much real time a simulation may take; a second is usual.
 const patience = 2 * time.Minute
+
+func (s *stats) add(o stats) {
+	s.Events += o.Events
+	s.Operations += o.Operations
+	s.Answered += o.Answered
+	s.Unknown += o.Unknown
+	s.Refused += o.Refused
+	s.Elections += o.Elections
+	s.Starts += o.Starts
+	s.Kills += o.Kills
+	s.PowerCuts += o.PowerCuts
+	s.Traps += o.Traps
+	s.Snapshots += o.Snapshots
+	s.Joined += o.Joined
+	s.Spoiled += o.Spoiled
+	s.Faults += o.Faults
+	s.Entries += o.Entries
+}
+
+// String is the stats in words.
+func (s stats) String() string {
+	return fmt.Sprintf("%d events, %d operations (%d answered, %d refused, %d of unknown outcome), %d entries, %d faults (%d kills, %d of them with a power cut, %d in the middle of something), "+
+		"%d starts, %d elections, %d snapshots sent, %d members joined, %d found damaged",
+		s.Events, s.Operations, s.Answered, s.Refused, s.Unknown, s.Entries, s.Faults, s.Kills, s.PowerCuts, s.Traps, s.Starts, s.Elections, s.Snapshots, s.Joined, s.Spoiled)
+}

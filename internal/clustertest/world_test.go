@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing/synctest"
@@ -38,6 +39,7 @@ type world struct {
 	clients    []*client
 	operations int
 	pending    []*operation
+	touched    []*member
 	watches    []*watching
 	seen       int64        // revision up to which the whole watch was told everything
 	onLeader   bool         // somebody asks what the leader has to answer
@@ -64,9 +66,11 @@ type world struct {
 	finished []*operation
 }
 
+// stats count what has happened.
 type stats struct {
-	events, operations, answered, unknown, refused, elections, starts, kills, powerCuts, snapshots, faults int
-	entries                                                                                                uint64
+	Events, Operations, Answered, Unknown, Refused, Elections, Starts, Kills, PowerCuts, Traps, Snapshots, Joined, Spoiled, Faults int
+
+	Entries uint64
 }
 
 // entryPrint is what must never change about a committed entry.
@@ -79,6 +83,7 @@ type entryPrint struct {
 type event struct {
 	at  time.Duration
 	seq uint64
+	m   *member // to which alone it happens; nil: to whom is not said
 	do  func()
 }
 
@@ -110,9 +115,20 @@ func (q *eventQueue) Pop() any {
 func (w *world) now() time.Duration { return time.Since(w.began) }
 
 // after lets f happen in d from now.
-func (w *world) after(d time.Duration, f func()) {
+func (w *world) after(d time.Duration, f func()) { w.on(nil, d, f) }
+
+// on lets f happen to a member in d from now.
+func (w *world) on(m *member, d time.Duration, f func()) {
 	w.seq++
-	heap.Push(&w.queue, event{at: w.now() + d, seq: w.seq, do: f})
+	heap.Push(&w.queue, event{at: w.now() + d, seq: w.seq, m: m, do: f})
+}
+
+// touch has the driver look at a member when the event is over.
+func (w *world) touch(m *member) {
+	if !m.touched {
+		m.touched = true
+		w.touched = append(w.touched, m)
+	}
 }
 
 func (w *world) log(format string, args ...any) { w.trace.line(w.now(), format, args...) }
@@ -178,12 +194,18 @@ func (w *world) step() {
 	if d := e.at - w.now(); d > 0 {
 		w.timer.Reset(d)
 		<-w.timer.C
-		synctest.Wait() // whatever other timer fired on the way
-		w.settle()
+		synctest.Wait() // whatever other timer fired on the way: it shows when something happens to its member
 	}
-	w.stats.events++
+	w.stats.Events++
 	e.do()
 	synctest.Wait()
+	if e.m != nil {
+		w.touch(e.m)
+	} else {
+		for _, m := range w.members {
+			w.touch(m)
+		}
+	}
 	w.settle()
 }
 
@@ -222,7 +244,7 @@ func (w *world) start(m *member) {
 	}
 	var err error
 	w.guard(func() { err = m.start() })
-	w.stats.starts++
+	w.stats.Starts++
 	w.log("%s starts (run %d): %s", m.name(), m.boots, plain(err))
 	if err != nil {
 		w.refusedStart(m, err)
@@ -235,14 +257,14 @@ func (w *world) start(m *member) {
 		if !alive() {
 			return
 		}
-		w.after(m.tick, tick)
+		w.on(m, m.tick, tick)
 		w.do(m, "", func() error { return m.stepper.Turn(true) })
 	}
 	beat = func() {
 		if !alive() {
 			return
 		}
-		w.after(m.beat, beat)
+		w.on(m, m.beat, beat)
 		if w.now() >= m.paused {
 			w.do(m, "", func() error { m.core.Tick(time.Now()); return nil })
 		}
@@ -252,8 +274,8 @@ func (w *world) start(m *member) {
 			w.after(2*time.Second, announce)
 		}
 	}
-	w.after(w.between(0, m.tick), tick)
-	w.after(w.between(0, m.beat), beat)
+	w.on(m, w.between(0, m.tick), tick)
+	w.on(m, w.between(0, m.beat), beat)
 	w.after(time.Second, announce)
 	w.net.memberStarted(w, m)
 }
@@ -275,7 +297,7 @@ func (w *world) guard(f func()) bool {
 func (w *world) do(m *member, what string, f func() error) {
 	if d := m.paused - w.now(); d > 0 {
 		run := m.boots
-		w.after(d, func() {
+		w.on(m, d, func() {
 			if m.up() && m.boots == run {
 				w.do(m, what, f)
 			}
@@ -298,15 +320,24 @@ func (w *world) do(m *member, what string, f func() error) {
 
 // settle looks at what has happened: results of operations, what members have to do and to say, and who has died.
 func (w *world) settle() {
-	w.bury()
 	w.collect()
-	w.collectWatches()
-	w.net.collect(w)
-	for _, m := range w.members {
-		if m.up() {
-			w.schedule(m)
+	for len(w.touched) > 0 {
+		slices.SortFunc(w.touched, func(a, b *member) int { return a.number - b.number })
+		list := w.touched
+		w.touched = nil
+		for _, m := range list {
+			m.touched = false
+			if m.up() {
+				w.bury(m)
+			}
+			w.collectWatches(m)
+			w.net.collect(w, m)
+			if m.up() {
+				w.schedule(m)
+			}
 		}
 	}
+	w.net.collectSnapshots(w)
 }
 
 // schedule lets a member do what it has to do.
@@ -322,7 +353,7 @@ func (w *world) schedule(m *member) {
 		if work != workTurn {
 			d = max(d, m.stalled-w.now())
 		}
-		w.after(d, func() {
+		w.on(m, d, func() {
 			if m.up() && m.boots == run {
 				w.do(m, what, func() error { m.busy[work] = false; return f() })
 			}
@@ -333,7 +364,11 @@ func (w *world) schedule(m *member) {
 		plan(workTurn, 0, p.TurnDelay, "", func() error { return s.Turn(false) })
 	}
 	if s.Appends() > 0 {
-		plan(workWrite, p.DiskDelay/10, p.DiskDelay/2, "writes", s.Write)
+		plan(workWrite, p.DiskDelay/10, p.DiskDelay/2, "writes", func() error {
+			err := s.Write()
+			m.applied = s.Replica().Status().Applied // a snapshot may have been installed
+			return err
+		})
 	}
 	if s.Unsynced() > 0 {
 		plan(workSync, p.DiskDelay/2, p.DiskDelay, "syncs", s.Sync)
@@ -343,24 +378,20 @@ func (w *world) schedule(m *member) {
 	}
 }
 
-// bury ends the runs of members that have died.
-func (w *world) bury() {
-	for _, m := range w.members {
-		if !m.up() {
-			continue
-		}
-		ended, why := m.stepper.Ended()
-		switch fault := m.fatal.get(); {
-		case fault != nil:
-			w.log("%s ends: %s", m.name(), plain(fault))
-			w.died(m, fault)
-		case m.disk.dead() != nil:
-			w.log("%s dies in the middle of something", m.name())
-			w.died(m, nil)
-		case ended:
-			w.log("%s ends: %s", m.name(), plain(why))
-			w.died(m, why)
-		}
+// bury ends the run of a member that has died.
+func (w *world) bury(m *member) {
+	ended, why := m.stepper.Ended()
+	switch fault := m.fatal.get(); {
+	case fault != nil:
+		w.log("%s ends: %s", m.name(), plain(fault))
+		w.died(m, fault)
+	case m.disk.dead() != nil:
+		w.log("%s dies in the middle of something", m.name())
+		w.stats.Traps++
+		w.died(m, nil)
+	case ended:
+		w.log("%s ends: %s", m.name(), plain(why))
+		w.died(m, why)
 	}
 }
 
@@ -385,7 +416,7 @@ func (w *world) applied(m *member, e *replica.Entry) {
 	switch known, ok := w.committed[e.Index]; {
 	case !ok:
 		w.committed[e.Index] = print
-		w.stats.entries = max(w.stats.entries, e.Index)
+		w.stats.Entries = max(w.stats.Entries, e.Index)
 	case known != print:
 		w.violate("%s applies another entry %d than others: term %d against %d, %x against %x", m.name(), e.Index, print.term, known.term, print.data, known.data)
 	}
