@@ -73,7 +73,7 @@ revocation: build ## 200 live connections over three members, revoked 20 times: 
 
 scorecard: build ## the rows of docs/reliability.md that have a test of their own, in full (hours); figures are appended to SCORECARD_RESULTS (default bin/scorecard.jsonl)
 	cd test && SCORECARD=full SCORECARD_RESULTS=$${SCORECARD_RESULTS:-$(CURDIR)/bin/scorecard.jsonl} $(GO) test -count=1 -v -timeout 600m ./scorecard/...
-	cd test && SCORECARD=full SCORECARD_RESULTS=$${SCORECARD_RESULTS:-$(CURDIR)/bin/scorecard.jsonl} HOLDFAST_BIN=$(CURDIR)/$(BIN) HOLDFAST_HOUSE=1 $(GO) test -count=1 -v -timeout 60m -run 'TestHouse$$' ./e2e
+	cd test && SCORECARD=full SCORECARD_RESULTS=$${SCORECARD_RESULTS:-$(CURDIR)/bin/scorecard.jsonl} HOLDFAST_BIN=$(CURDIR)/$(BIN) HOLDFAST_HOUSE=1 $(GO) test -count=1 -v -timeout 300m -run 'TestHouse$$|TestRow' ./e2e
 
 lab: ## real members under random faults, judged by what clients saw: ten minutes, root; LAB="-for 1h -members 5" for more
 	cd test && $(GO) run ./lab $(LAB)
