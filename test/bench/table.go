@@ -203,7 +203,7 @@ func (b *bench) machine(ctx context.Context, took time.Duration) string {
 	rows := [][2]string{
 		{"date", time.Now().UTC().Format("2006-01-02 15:04 UTC")},
 		{"machine", fmt.Sprintf("%s, %d cores, %s", field("/proc/cpuinfo", "model name"), runtime.NumCPU(), field("/proc/meminfo", "MemTotal"))},
-		{"system", fmt.Sprintf("Linux %s, data on %s", strings.TrimSpace(read("/proc/sys/kernel/osrelease")), out("stat", "-f", "-c", "%T", b.work))},
+		{"system", fmt.Sprintf("Linux %s, data on %s", strings.TrimSpace(read("/proc/sys/kernel/osrelease")), fileSystem(out("df", "--output=fstype", b.work)))},
 		{"Holdfast", "commit " + commit + ", " + runtime.Version()},
 		{"etcd", etcd + ", built from its Go module, " + runtime.Version()},
 		{"command", "`make bench`" + optional(flags)},
@@ -217,6 +217,11 @@ func (b *bench) machine(ctx context.Context, took time.Duration) string {
 		fmt.Fprintf(&w, "| %s | %s |\n", r[0], r[1])
 	}
 	return w.String()
+}
+
+// fileSystem takes the last line of what df says.
+func fileSystem(df string) string {
+	return strings.TrimSpace(df[strings.LastIndexByte(df, '\n')+1:])
 }
 
 func optional(flags string) string {
