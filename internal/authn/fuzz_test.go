@@ -3,6 +3,8 @@ package authn
 import (
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"math/big"
 	"strings"
 	"testing"
@@ -27,6 +29,15 @@ func FuzzParseRevocations(f *testing.F) {
 	}
 	f.Add(der)
 	f.Add(crlPEM(der, der))
+	for _, point := range []string{"\x30\x03\x81\x01\xff", "\x30\x03\x84\x01\xff", "\x30\x05"} { // issuingDistributionPoint: users only, indirect, cut
+		list := &x509.RevocationList{Number: big.NewInt(2), ThisUpdate: time.Unix(2e9, 0), NextUpdate: time.Unix(2e9+60, 0),
+			ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: []byte(point)}}}
+		der, err := x509.CreateRevocationList(rand.Reader, list, root, key)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(der)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := parseRevocations(data)
 		if err != nil {

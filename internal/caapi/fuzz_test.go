@@ -81,7 +81,7 @@ func FuzzAdmin(f *testing.F) {
 	a, csr := fuzzAuthority(f)
 	admin, public := a.AdminHandler(), a.PublicHandler()
 	base := AdminPrefix + "ca/authorities"
-	paths := []string{base + "/web/sign", base + "/web/revoke", base + "/web/accept", base + "/client/sign", base + "/none/sign", AdminPrefix + "tokens", base, "/v1/join"}
+	paths := []string{base + "/web/sign", base + "/web/revoke", base + "/web/accept", base + "/client/sign", base + "/none/sign", AdminPrefix + "tokens", base, "/v1/join", base + "/web/certs"}
 	text := func(v any) string {
 		b, err := json.Marshal(v)
 		if err != nil {
@@ -97,8 +97,9 @@ func FuzzAdmin(f *testing.F) {
 	f.Add(uint8(2), text(AcceptBody{Chain: "@ROOT@"}))
 	f.Add(uint8(3), text(SignBody{Profile: "client", CSR: "@CSR@"}))
 	f.Add(uint8(5), `{"ttl":60}`)
-	f.Add(uint8(6), `{"name":"w/b","mode":"internal","key":"p256","subject":"/CN=x"}`)
+	f.Add(uint8(6), `{"name":"wb","mode":"internal","key":"p256","subject":"/CN=x"}`)
 	f.Add(uint8(6), `{"name":"ext","mode":"external","key":"p256","subject":"/CN=x"}`)
+	f.Add(uint8(8), "from=01")
 	f.Add(uint8(7), `{"token":"@TOKEN@","name":"n","peerURLs":["https://127.0.0.2:1"],"hosts":["n.example"],"peerCSR":"@DER@","serveCSR":"@DER@"}`)
 	block, _ := pem.Decode([]byte(csr))
 	if block == nil {
@@ -121,7 +122,12 @@ func FuzzAdmin(f *testing.F) {
 			}
 			body = strings.ReplaceAll(body, "@TOKEN@", token.Text())
 		}
-		w := post(h, at, body)
+		w := httptest.NewRecorder()
+		if at == base+"/web/certs" {
+			h.ServeHTTP(w, (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: at, RawQuery: body}, Header: http.Header{}, Body: http.NoBody, Host: "x"}).WithContext(t.Context()))
+		} else {
+			w = post(h, at, body)
+		}
 		checkAnswer(t, at, body, w)
 		if w.Code != http.StatusOK || at != base+"/web/sign" {
 			return

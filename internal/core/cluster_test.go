@@ -601,10 +601,11 @@ func FuzzCallsBetweenMembers(f *testing.F) {
 	f.Add(byte(1), []byte("token.a1"))
 	f.Add(byte(2), who.AppendBinary(make([]byte, 8)))
 	f.Add(byte(3), append([]byte{1}, make([]byte, 8)...))
-	f.Add(byte(4), []byte{20, 10, 1, 'a'})
+	f.Add(byte(4), who.AppendBinary([]byte{1, 'x'}))
+	f.Add(byte(5), []byte{20, 10, 1, 'a'})
 	f.Fuzz(func(t *testing.T, which byte, payload []byte) {
 		from := policy.NewMember("b", policy.Certificate{})
-		handlers := []replica.Handler{m.serveLease, m.serveToken, m.servePromote, m.serveHash}
+		handlers := []replica.Handler{m.serveLease, m.serveToken, m.servePromote, m.serveHash, m.serveSession}
 		if int(which) < len(handlers) {
 			answer, err := handlers[which](t.Context(), from, payload)
 			if err != nil && answer != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"reflect"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"holdfast.dev/holdfast/internal/fuzztest"
+	"holdfast.dev/holdfast/internal/mvcc"
 	"holdfast.dev/holdfast/internal/policy"
 	"holdfast.dev/holdfast/internal/storage"
 )
@@ -189,6 +191,39 @@ func FuzzSnapshotHeader(f *testing.F) {
 			}
 			if again, err := decodeInfo(info.append(nil)); err != nil || !reflect.DeepEqual(again, info) {
 				t.Errorf("%+v became %+v (%v)", info, again, err)
+			}
+		})
+	})
+}
+
+// FuzzEncryptionRow: the row that holds the encryption configuration, as it comes out of its seal. Whatever it says, the machine goes on:
+// with a configuration in force, or with the reason why there is none.
+func FuzzEncryptionRow(f *testing.F) {
+	f.Add([]byte(`{"prefix":"/registry/","config":"e30="}`))
+	row, err := json.Marshal(EncryptionRow{Prefix: "/registry/", Config: []byte(configText("key1", "identity"))})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(row)
+	f.Add([]byte("["))
+	f.Fuzz(func(t *testing.T, row []byte) {
+		fuzztest.Bounded(t, len(row), func() {
+			b := encryptedBench(t)
+			key := EncryptionKey(1)
+			b.must(&Txn{Space: mvcc.SpaceCA, Success: []Op{
+				{Put: &Put{Space: mvcc.SpaceCA, Key: key, Value: append([]byte(string(key)+"|"), row...)}},
+				{Put: &Put{Space: mvcc.SpaceCA, Key: EncryptionMarkKey(), Value: []byte("/registry/")}},
+			}})
+			e := b.machine.Encryption()
+			if e == nil || (e.Set == nil) == (e.Why == nil) {
+				t.Fatalf("%s: %+v", row, e)
+			}
+			kv := &mvcc.KV{Key: key, Value: append([]byte(string(key)+"|"), row...)}
+			if _, err := b.machine.openRow(kv); err != nil && e.Why == nil {
+				t.Fatalf("%s is in force although %v", row, err)
+			}
+			if r := b.do(policy.NewSystem("x"), &Encrypted{Epoch: e.Epoch, Request: etcdPut("other/key", "v")}); r.Err != nil && e.Why == nil {
+				t.Fatalf("%s is in force and ends writes elsewhere: %v", row, r.Err)
 			}
 		})
 	})

@@ -14,6 +14,7 @@ func FuzzArguments(f *testing.F) {
 	for _, s := range []struct{ args, env string }{
 		{"--name=a --data-dir d --listen-client-urls http://127.0.0.1:1 --advertise-client-urls http://127.0.0.1:1", ""},
 		{"--snapshot-count=1000 --auto-compaction-mode revision --auto-compaction-retention 10", "ETCD_NAME=b ETCD_UNKNOWN=c"},
+		{"--experimental-compaction-batch-limit 5 --experimental-max-learners=2 --memory-mlock --backend-bbolt-freelist-type map --enable-pprof", ""},
 		{"--feature-gates=SetMemberLocalAddr=true,X=false", ""}, {"--unknown", ""}, {"-h", ""}, {"--version", ""}, {"--proxy on", ""}, {"--initial-cluster a=http://a:1", "ETCD_INITIAL_CLUSTER=x"},
 		{"--log-rotation-config-json {} --cipher-suites TLS_X", "ETCD_QUOTA_BACKEND_BYTES=x"},
 	} {
