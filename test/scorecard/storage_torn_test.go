@@ -1,6 +1,7 @@
 package scorecard
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -30,7 +31,7 @@ type lastWrite struct {
 func watchWrites(m *member, l *ledger, when string, into map[string]*lastWrite) {
 	var mu sync.Mutex
 	m.disk.onOp(func(o op) *trouble {
-		if o.kind != opWrite || len(o.data) == 0 {
+		if o.kind != opWrite || len(bytes.Trim(o.data, "\x00")) == 0 { // room that is prepared holds nothing
 			return nil
 		}
 		mu.Lock()
