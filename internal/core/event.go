@@ -39,7 +39,8 @@ func (e *SharedEvent) prevLocked() (*mvcc.KV, error) {
 	if e.looked || e.PrevRevision == 0 || e.source == nil {
 		return e.prev, nil
 	}
-	kv, ok, err := e.source.keyAt(e.KV.Key, e.PrevRevision)
+	// What a transaction has written itself was never seen: the replaced version is that of the revision before.
+	kv, ok, err := e.source.keyAt(e.KV.Key, min(e.PrevRevision, e.KV.ModRevision-1))
 	if err != nil {
 		return nil, err
 	}

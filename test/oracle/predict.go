@@ -147,6 +147,9 @@ func (m *model) mayTxn(c caller, t *pbTxn) string {
 		}
 	}
 	if len(t.Compare)+len(t.Success)+len(t.Failure) == 0 {
+		if _, _, revision, _ := m.actor(c); m.fl().etcd && m.checkToken(c) == granted && revision > 0 && revision < m.people.revision {
+			return oldRevision
+		}
 		if m.fl().etcd {
 			return m.control(c, forAll)
 		}

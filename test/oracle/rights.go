@@ -380,6 +380,10 @@ func (p *people) permit(role string, g grant) string {
 	if p.roles[role] == nil {
 		return "etcdserver: role name not found"
 	}
+	if p.etcd && slices.ContainsFunc(p.roles[role], func(o grant) bool { return o.key == g.key && o.end != g.end }) {
+		p.unsure = true // it may not find the grant that this one is in the place of, and keep both
+		return granted
+	}
 	if i := p.sameRange(p.roles[role], g.key, g.end); i >= 0 {
 		p.roles[role][i].read, p.roles[role][i].write = g.read, g.write
 	} else {
@@ -411,7 +415,7 @@ func (p *people) login(name, pass string) (*token, string) {
 	case name == "":
 		return nil, nobodyNamed
 	case u != nil && u.noPass && p.etcd:
-		return nil, "etcdserver: authentication failed, password was given for no password user"
+		return nil, "auth: authentication failed, password was given for no password user"
 	case u == nil || u.noPass || u.pass != pass:
 		return nil, "etcdserver: authentication failed, invalid user ID or password"
 	}

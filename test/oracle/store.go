@@ -117,7 +117,11 @@ func (w *writing) put(r *pbPut) *etcdserverpb.PutResponse {
 		l.keys[string(r.Key)] = true
 	}
 	s.now[string(r.Key)] = kv
-	w.changed = append(w.changed, change{revision: s.revision + 1, kv: kv, prev: s.past[s.revision][string(r.Key)]})
+	c := change{revision: s.revision + 1, kv: kv}
+	if kv.Version > 1 { // nothing was before the first version, also where one was deleted just before
+		c.prev = s.past[s.revision][string(r.Key)]
+	}
+	w.changed = append(w.changed, c)
 	resp := &etcdserverpb.PutResponse{}
 	if r.PrevKv {
 		resp.PrevKv = prev
