@@ -4,7 +4,7 @@ BIN     := bin/holdfast
 CONFORM := cd test/compat/etcd && $(GO) run ./conformance -binary ../../../$(BIN)
 CONSUL  := cd test/compat/consul && $(GO) run ./conformance -binary ../../../$(BIN)
 
-.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s robustness robustness-quick e2e house oracle oracle-etcd torture revocation lab scorecard scale bench fuzz fuzz-seeds clean
+.PHONY: build run test race lint guides conformance conformance-quick conformance-consul conformance-consul-quick conformance-k8s robustness robustness-quick e2e house oracle oracle-etcd torture revocation lab scorecard scale simulate simulate-planted bench fuzz fuzz-seeds clean
 
 build: ## the binary, in bin/holdfast
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/holdfast
@@ -80,6 +80,12 @@ lab: ## real members under random faults, judged by what clients saw: ten minute
 
 scale: build ## a million keys: start, memory, disk, paged lists
 	cd test && HOLDFAST_SCALE=1 $(GO) test -count=1 -v -timeout 60m -run TestScale ./e2e
+
+simulate: ## SEEDS simulated clusters (default 5000) from FIRST on (default 1) of 30 virtual minutes each, PROCS processes (default 2)
+	SIM_SEEDS=$(or $(SEEDS),5000) SIM_FIRST=$(or $(FIRST),1) SIM_PROCS=$(or $(PROCS),2) $(GO) test -count=1 -v -timeout 0 -run 'TestSeeds$$' ./internal/clustertest
+
+simulate-planted: ## each planted bug is looked for among 200 seeds: it must be found
+	SIM_PLANTED=1 $(GO) test -count=1 -v -timeout 0 -run 'TestPlantedSeeds$$' ./internal/clustertest
 
 bench: build ## Holdfast beside etcd 3.7.3 and an empty server, A B A B, same load, into docs/benchmarks.md (about 25 minutes; wants an idle machine)
 	cd test/bench && $(GO) run . -binary ../../$(BIN) -write ../../docs/benchmarks.md

@@ -109,7 +109,8 @@ func (c *client) manage(m *member, list []state.Member, idle func()) {
 		}
 		idle()
 	case x == 3 && voters > 1 && voters >= w.plan.Members && len(w.members) < 12:
-		if y := w.victim(c.rng); y != nil && y.voter {
+		// Of two voters the leader is not removed: see docs/operations/simulation.md.
+		if y := w.victim(c.rng); y != nil && y.voter && (voters > 2 || y != w.leader()) {
 			remove(y)
 			return
 		}

@@ -32,7 +32,7 @@ func faultKinds() []struct {
 				}
 			}
 		}},
-		{"trap", 10, (*world).setTrap},
+		{"trap", 16, (*world).setTrap},
 		{"full-disk", 2, (*world).fillDisk},
 		{"rot", 3, (*world).rot},
 		{"key-away", 2, (*world).takeKey},

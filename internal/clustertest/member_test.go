@@ -53,6 +53,7 @@ type member struct {
 	touched bool   // the driver has to look at it
 	applied uint64 // index
 	links   []*link
+	ending  bool   // it has heard of its removal
 	gone    bool   // removed from the cluster for good
 	spoiled bool   // its disk is damaged: it must not start, and is to be replaced
 	rotten  bool   // a bit of its disk has flipped
@@ -298,7 +299,7 @@ func (m *member) start() (err error) {
 		return errors.Join(err, m.core.Release().Close(), e.Close(), store.Close())
 	}
 	m.core.Attach(stepper.Replica(), stepper.Replica())
-	m.stepper, m.busy, m.said, m.leads, m.stalled, m.paused = stepper, [numWork]bool{}, false, 0, 0, 0
+	m.stepper, m.busy, m.said, m.ending, m.leads, m.stalled, m.paused = stepper, [numWork]bool{}, false, false, 0, 0, 0
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	m.keepers.Go(func() { _ = m.core.Housekeep(ctx) }) // it ends with ctx only
@@ -362,10 +363,12 @@ func (x *watched) Apply(entries []replica.Entry) (decisions []replica.Decision, 
 		}
 		decisions = append(decisions, d...)
 		for i := range entries[:n] {
-			w.applied(x.m, &entries[i])
+			if x.m.disk.dead() == nil { // else it is no more than a dream of a process that has died
+				w.applied(x.m, &entries[i])
+			}
 		}
 		x.m.applied = entries[n-1].Index
-		if last := entries[n-1].Index; last%every == 0 {
+		if last := entries[n-1].Index; last%every == 0 && x.m.disk.dead() == nil {
 			w.compare(x.m, last)
 		}
 		entries = entries[n:]

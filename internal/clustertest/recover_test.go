@@ -37,7 +37,7 @@ func (w *world) recover() {
 		}
 	}
 	if len(w.violations) == 0 {
-		w.agree(w.now() + time.Minute)
+		w.agree(w.now() + 3*time.Minute)
 	}
 }
 

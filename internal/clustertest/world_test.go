@@ -3,6 +3,7 @@ package clustertest
 import (
 	"container/heap"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -389,6 +390,17 @@ func (w *world) bury(m *member) {
 		w.log("%s dies in the middle of something", m.name())
 		w.stats.Traps++
 		w.died(m, nil)
+	case ended && errors.Is(why, replica.ErrRemoved):
+		if !m.ending { // it still says what it had to say
+			m.ending = true
+			run := m.boots
+			w.on(m, time.Second/2, func() {
+				if m.up() && m.boots == run {
+					w.log("%s ends: %s", m.name(), plain(why))
+					w.died(m, why)
+				}
+			})
+		}
 	case ended:
 		w.log("%s ends: %s", m.name(), plain(why))
 		w.died(m, why)

@@ -18,7 +18,8 @@ import (
 // is called by one clock loop, a few times in each election timeout, and does not block.
 func (c *Core) Tick(now time.Time) {
 	s := c.observe(now)
-	c.leadership.ticked(s.Leader == 0 && !s.NoLeaderSince.IsZero() && now.Sub(s.NoLeaderSince) >= lostAfter*c.opt.Election)
+	// Last: who has waited for the clock finds everything else moved.
+	defer c.leadership.ticked(s.Leader == 0 && !s.NoLeaderSince.IsZero() && now.Sub(s.NoLeaderSince) >= lostAfter*c.opt.Election)
 	c.expireProposals()
 	c.reads.expire(now)
 	c.tokens.tick(now)
