@@ -63,7 +63,16 @@ func (l logLimits) rollEntries() uint64 {
 	if l.keepEntries == 0 {
 		return 0
 	}
-	return max(l.keepEntries/2, 16)
+	return max(l.keepEntries/2, leastEntries())
+}
+
+// leastEntries is the least by which a log that is bounded in entries is cut. A laboratory build that keeps what it cuts is there
+// to be watched while it does, and cuts more finely.
+func leastEntries() uint64 {
+	if lab.KeepLog() {
+		return 4
+	}
+	return 16
 }
 
 // logID says whose log it is; it is in every segment's context.

@@ -278,7 +278,7 @@ func (r *Replica) everyTick() {
 	r.proposeConfs()
 	r.publish()
 	limits := r.log.limits
-	many := limits.keepEntries > 0 && r.applied.Load() >= r.trimmed+max(16, min(limits.flushEntries, limits.keepEntries)/2)
+	many := limits.keepEntries > 0 && r.applied.Load() >= r.trimmed+max(leastEntries(), min(limits.flushEntries, limits.keepEntries)/2)
 	if r.member.ticks%10 == 0 || many || r.sinceCut > int(limits.segment) {
 		r.sinceCut, r.trimmed = 0, r.applied.Load()
 		r.trim()

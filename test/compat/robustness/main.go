@@ -115,7 +115,7 @@ func (b *bench) repeat(ctx context.Context, t *tally, o options) {
 		for range o.tries {
 			r := b.once(ctx, t.scenario, o.timeout)
 			t.add(r)
-			fmt.Printf("%-10s %6.1fs  %s  %s\n", r.outcome, r.took.Seconds(), t.scenario.name, r.failpoint)
+			fmt.Printf("%-10s %6.1fs  %s  %s  snapshot %v\n", r.outcome, r.took.Seconds(), t.scenario.name, r.failpoint, r.snapshot)
 			if r.outcome == failed {
 				fmt.Println(r.why)
 			}

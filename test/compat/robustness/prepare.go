@@ -101,6 +101,20 @@ func failpoints(source string) (map[string][]string, error) {
 	return found, err
 }
 
+// launcher starts a member. The suite takes a revision for an entry of the log when it says how long the log may get, and when it
+// waits until a member needs a snapshot. An entry of ours holds several requests, so a tenth as many entries are kept.
+const launcher = `#!/bin/sh
+export HOLDFAST_LAB_KEEP_LOG=1 HOLDFAST_LAB_PLANT=%s HOLDFAST_SUITE_KEK=%s ETCD_SEAL_KEK=env:HOLDFAST_SUITE_KEK
+for arg; do
+	shift
+	case $arg in
+	--snapshot-count=* | --snapshot-catchup-entries=*) arg=${arg%%%%=*}=$(((${arg#*=} + 9) / 10)) ;;
+	esac
+	set -- "$@" "$arg"
+done
+exec %s etcd "$@"
+`
+
 // buildServer copies the source tree, turns the comments into failpoints, and builds a laboratory build of it, which keeps
 // the log that it cuts. The suite starts it through a script that gives it what the suite's own environment does not hold.
 func (b *bench) buildServer(ctx context.Context, source string) error {
@@ -137,7 +151,7 @@ func (b *bench) buildServer(ctx context.Context, source string) error {
 	if err := step(ctx, tree, "go", "build", "-trimpath", "-tags", "laboratory", "-o", binary, "./cmd/holdfast"); err != nil {
 		return err
 	}
-	script := fmt.Sprintf("#!/bin/sh\nexport HOLDFAST_LAB_KEEP_LOG=1 HOLDFAST_LAB_PLANT=%s HOLDFAST_SUITE_KEK=%s ETCD_SEAL_KEK=env:HOLDFAST_SUITE_KEK\nexec %s etcd \"$@\"\n", b.plant, b.key, binary)
+	script := fmt.Sprintf(launcher, b.plant, b.key, binary)
 	return os.WriteFile(b.path("bin", "etcd"), []byte(script), 0o755)
 }
 

@@ -63,6 +63,7 @@ type result struct {
 	outcome   outcome
 	failpoint string
 	why       string
+	snapshot  bool // some member received one
 	took      time.Duration
 }
 
@@ -107,7 +108,7 @@ func (b *bench) once(ctx context.Context, s scenario, timeout time.Duration) res
 	r := judge(io.TeeReader(stdout, log), s)
 	runErr := cmd.Wait()
 	if r.outcome == passed && runErr != nil {
-		r = result{outcome: failed, failpoint: r.failpoint, why: fmt.Sprintf("the suite ended early: %v", runErr)}
+		r = result{outcome: failed, failpoint: r.failpoint, why: fmt.Sprintf("the suite ended early: %v", runErr), snapshot: r.snapshot}
 	}
 	r.took = time.Since(start)
 	if r.outcome != failed {
@@ -179,6 +180,7 @@ var (
 	// complaint is where a test says what is wrong.
 	complaint = regexp.MustCompile(`^\s+([a-z_]+\.go:\d+: |Error:|Error Trace:|panic:)`)
 	tooIdle   = "for test results to be reliable, got"
+	gap       = regexp.MustCompile(`Read the log of a member.*"missing": [1-9]`) // entries that the member never had
 	panicked  = regexp.MustCompile(`^(panic: |fatal error: )`)
 )
 
@@ -202,6 +204,7 @@ func judge(events io.Reader, s scenario) result {
 		case "pass", "fail", "skip":
 			ended[e.Test] = e.Action
 		case "output":
+			r.snapshot = r.snapshot || gap.MatchString(e.Output)
 			if strings.Contains(e.Output, tooIdle) {
 				idleSaid = true
 			} else if complains(e.Output) {

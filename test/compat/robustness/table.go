@@ -14,6 +14,7 @@ type tally struct {
 	out        string // why it was left out
 	counts     map[outcome]int
 	failpoints map[string]int
+	snapshots  int
 }
 
 func (t *tally) add(r result) {
@@ -21,6 +22,9 @@ func (t *tally) add(r result) {
 		t.counts, t.failpoints = map[outcome]int{}, map[string]int{}
 	}
 	t.counts[r.outcome]++
+	if r.snapshot && r.outcome != idle {
+		t.snapshots++
+	}
 	if r.failpoint != "" && r.outcome != idle {
 		t.failpoints[r.failpoint]++
 	}
@@ -43,11 +47,11 @@ func (t *tally) wrong() string {
 func report(w io.Writer, table []*tally, results string) error {
 	fmt.Fprintln(w)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "scenario\tpassed\tfailed\tnot judged\tfailpoints drawn, or why it was left out")
+	fmt.Fprintln(tw, "scenario\tpassed\tfailed\tnot judged\twith a snapshot\tfailpoints drawn, or why it was left out")
 	var wrong []string
 	for _, t := range table {
 		if t.out != "" {
-			fmt.Fprintf(tw, "%s\t-\t-\t-\tleft out: %s\n", t.scenario.name, t.out)
+			fmt.Fprintf(tw, "%s\t-\t-\t-\t-\tleft out: %s\n", t.scenario.name, t.out)
 			continue
 		}
 		var drawn []string
@@ -55,7 +59,7 @@ func report(w io.Writer, table []*tally, results string) error {
 			drawn = append(drawn, fmt.Sprintf("%s %d", name, n))
 		}
 		slices.Sort(drawn)
-		fmt.Fprintf(tw, "%s\t%d\t%d\t%d\t%s\n", t.scenario.name, t.counts[passed], t.counts[failed], t.counts[idle], strings.Join(drawn, ", "))
+		fmt.Fprintf(tw, "%s\t%d\t%d\t%d\t%d\t%s\n", t.scenario.name, t.counts[passed], t.counts[failed], t.counts[idle], t.snapshots, strings.Join(drawn, ", "))
 		if why := t.wrong(); why != "" {
 			wrong = append(wrong, t.scenario.name+": "+why)
 		}
