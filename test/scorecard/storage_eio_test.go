@@ -186,6 +186,7 @@ func (m *member) oneStrike(base *vfs.MemFS, l *ledger, s *strike, y *tally) {
 		m.disk = newDisk(old.mem)
 	} else {
 		m.disk = newDisk(old.mem.CrashClone(vfs.CrashCloneCfg{}))
+		check(t, old.mem.RemoveAll(m.config.DataDir))
 	}
 	if err := m.start(); err != nil {
 		t.Errorf("%s: no unaided start afterwards: %s", s, text(err))
@@ -201,7 +202,7 @@ func (m *member) oneStrike(base *vfs.MemFS, l *ledger, s *strike, y *tally) {
 	} else if wrong := l.settle(got); len(wrong) > 0 {
 		t.Errorf("%s: %d keys are wrong afterwards: %v", s, len(wrong), wrong[:min(3, len(wrong))])
 	}
-	m.abandon()
+	m.release()
 }
 
 // judge decides what came of a fault that a running member met.
@@ -235,7 +236,7 @@ func (m *member) judge(s *strike, y *tally) {
 func TestIOErrors(t *testing.T) {
 	notInBrief(t)
 	s := seed(t)
-	workers := record.Pick(2, 8) // they mostly wait
+	workers := record.Pick(2, 6) // they mostly wait
 	var pool []*member
 	for i := range workers {
 		pool = append(pool, newCluster(t, 1, newRand(s, uint64(i))).members[0])

@@ -420,7 +420,7 @@ func (m *member) servesWrong(t *testing.T, p flipper) bool {
 	check(t, err)
 	b[p.at] ^= 1 << p.bit
 	m.disk = newDisk(mem)
-	defer m.abandon()
+	defer m.release()
 	where := fmt.Sprintf("%s at %d, bit %d", p.f.path, p.at, p.bit)
 	if err := m.start(); err != nil {
 		if errors.Is(err, errSlow) {

@@ -380,11 +380,23 @@ func (m *member) drop() {
 }
 
 // abandon is drop without waiting: nothing that the member still does can reach the next run of it.
-func (m *member) abandon() {
+func (m *member) abandon() { m.leave(false) }
+
+// release is abandon, and what the disk holds is let go when the member has ended: one that stands still for good would keep it in
+// memory.
+func (m *member) release() { m.leave(true) }
+
+func (m *member) leave(wipe bool) {
 	if n := m.node; n != nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		go func() { _ = n.Stop(ctx) }()
+		mem, dir := m.disk.mem, m.config.DataDir
+		go func() {
+			_ = n.Stop(ctx)
+			if wipe {
+				_ = mem.RemoveAll(dir) // an error leaves it to the collector
+			}
+		}()
 	}
 	m.node = nil
 }

@@ -137,7 +137,7 @@ func offsets(n int, exhaustive bool, rng *rand.Rand) []int {
 // boots starts the member on mem and reads everything. It returns what is wrong, in words.
 func (m *member) boots(mem *vfs.MemFS, l *ledger) string {
 	m.disk = newDisk(mem)
-	defer m.abandon()
+	defer m.release()
 	if err := m.start(); err != nil {
 		return "it does not start: " + text(err)
 	}
