@@ -11,7 +11,8 @@ const eventOverhead = 160
 
 // prevReader finds the version that an event replaced.
 type prevReader interface {
-	keyAt(key []byte, revision int64) (mvcc.KV, bool, error)
+	keyAt(key []byte, revision int64) (mvcc.KV, bool, error)     // the version that was written at revision
+	keyBefore(key []byte, revision int64) (mvcc.KV, bool, error) // the newest one of the revisions before
 }
 
 // SharedEvent is one event as all of its watchers share it: the version it replaced is read at most once, and each of its
@@ -39,8 +40,12 @@ func (e *SharedEvent) prevLocked() (*mvcc.KV, error) {
 	if e.looked || e.PrevRevision == 0 || e.source == nil {
 		return e.prev, nil
 	}
-	// What a transaction has written itself was never seen: the replaced version is that of the revision before.
-	kv, ok, err := e.source.keyAt(e.KV.Key, min(e.PrevRevision, e.KV.ModRevision-1))
+	look, at := e.source.keyAt, e.PrevRevision
+	if at == e.KV.ModRevision {
+		// What the same transaction has written was never seen: the version before it counts.
+		look = e.source.keyBefore
+	}
+	kv, ok, err := look(e.KV.Key, at)
 	if err != nil {
 		return nil, err
 	}

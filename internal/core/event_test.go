@@ -16,11 +16,13 @@ func TestPrevOfAKeyWrittenTwice(t *testing.T) {
 	put := func(key, value string) *state.Put {
 		return &state.Put{Space: mvcc.SpaceEtcd, Key: []byte(key), Value: []byte(value)}
 	}
-	_, err := m.Put(m.ctx, m.anon, put("b", "old"))
-	must(t, err)
+	for _, key := range []string{"b", "other"} { // so that the old version is not of the last revision
+		_, err := m.Put(m.ctx, m.anon, put(key, "old"))
+		must(t, err)
+	}
 	s := m.NewWatchStream(m.anon, mvcc.SpaceEtcd)
 	defer s.Close()
-	_, err = s.Watch(WatchRequest{Span: storage.Span{Start: []byte("a")}, PrevKV: true})
+	_, err := s.Watch(WatchRequest{Span: storage.Span{Start: []byte("a")}, PrevKV: true})
 	must(t, err)
 	_, err = m.Txn(m.ctx, m.anon, &state.Txn{Space: mvcc.SpaceEtcd, Success: []state.Op{
 		{Put: put("b", "new")}, {Put: put("c", "made and gone")},
@@ -29,7 +31,7 @@ func TestPrevOfAKeyWrittenTwice(t *testing.T) {
 	must(t, err)
 	got, err := s.Recv(m.ctx)
 	must(t, err)
-	want := []string{"old", "", "old", ""}
+	want := []string{"old", "", "old", "", "old"}
 	if len(got.Events) != len(want) {
 		t.Fatalf("%d events", len(got.Events))
 	}

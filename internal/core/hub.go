@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
@@ -150,6 +151,26 @@ func (h *hub) match(rev *mvcc.RevisionEvents) {
 		s.Unlock()
 		h.spans.tree.stab(event.KV.Key, visit)
 	}
+}
+
+// keyBefore implements prevReader.
+func (h *hub) keyBefore(key []byte, revision int64) (mvcc.KV, bool, error) {
+	if revision <= 1 {
+		return mvcc.KV{}, false, nil
+	}
+	g := h.core.acquire()
+	defer g.release()
+	page, err := g.machine.Space(h.space).Read(g.machine.Engine(), mvcc.Query{Span: storage.KeySpan(key), Revision: revision - 1, Limit: 1, NoCount: true})
+	if errors.Is(err, mvcc.ErrCompacted) || err == nil && len(page.KVs) == 0 {
+		return mvcc.KV{}, false, nil
+	}
+	if err != nil {
+		return mvcc.KV{}, false, err
+	}
+	if h.space == mvcc.SpaceEtcd {
+		return openKV(g.machine, page.KVs[0], true, nil)
+	}
+	return page.KVs[0], true, nil
 }
 
 // keyAt implements prevReader.
