@@ -82,10 +82,10 @@ func (c *Core) LeaseRenew(ctx context.Context, who policy.Principal, id int64) (
 		return 0, ErrLearner
 	}
 	// The common case, without a payload.
-	if ttl, leads, err := c.lessor.renew(id, c.clock(), c.leaseRow); leads || err != nil {
+	if ttl, leads, err := c.renewLocal(ctx, id); err == nil && leads || err != nil && !retriable(err) {
 		return ttl, err
 	}
-	answer, err := c.onLeader(ctx, methodLease, encodeLeaseCall(leaseCallRenew, id, who), func() ([]byte, error) { return c.renewHere(id) })
+	answer, err := c.onLeader(ctx, methodLease, encodeLeaseCall(leaseCallRenew, id, who), func() ([]byte, error) { return c.renewHere(ctx, id) })
 	if err != nil {
 		return 0, err
 	}
@@ -105,8 +105,40 @@ func (c *Core) mayRenewLease(who policy.Principal, id int64) error {
 	return err
 }
 
-func (c *Core) renewHere(id int64) ([]byte, error) {
-	ttl, leads, err := c.lessor.renew(id, c.clock(), c.leaseRow)
+// renewLocal renews a lease if this member leads.
+func (c *Core) renewLocal(ctx context.Context, id int64) (ttl int64, leads bool, err error) {
+	if err := c.confirm(ctx); err != nil {
+		return 0, true, err
+	}
+	for {
+		r, leads, err := c.lessor.renew(id, c.clock(), c.leaseRow)
+		if err != nil || !leads || r.short == 0 {
+			return r.ttl, leads, err
+		}
+		if err := c.undoCheckpoint(ctx, id, r); err != nil {
+			return 0, true, err
+		}
+		if c.lessor.undone(id, r) {
+			return r.ttl, true, nil
+		}
+	}
+}
+
+// undoCheckpoint records that a lease has its whole time again, and waits for that.
+func (c *Core) undoCheckpoint(ctx context.Context, id int64, r renewed) error {
+	done := make(chan error, 1)
+	record := &state.LeaseCheckpoint{Remaining: map[int64]int64{id: r.ttl}}
+	c.decree(record, errand{term: r.term, then: func(res state.Result) { done <- res.Err }})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *Core) renewHere(ctx context.Context, id int64) ([]byte, error) {
+	ttl, leads, err := c.renewLocal(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +224,7 @@ func decodeLeaseInfo(id int64, b []byte) (LeaseInfo, error) {
 }
 
 // serveLease answers methodLease. The member that asks vouches for the principal.
-func (c *Core) serveLease(_ context.Context, from policy.Principal, payload []byte) ([]byte, error) {
+func (c *Core) serveLease(ctx context.Context, from policy.Principal, payload []byte) ([]byte, error) {
 	if err := fromPeer(from); err != nil {
 		return nil, err
 	}
@@ -211,7 +243,7 @@ func (c *Core) serveLease(_ context.Context, from policy.Principal, payload []by
 		if err := c.mayRenewLease(who, id); err != nil {
 			return nil, err
 		}
-		return c.renewHere(id)
+		return c.renewHere(ctx, id)
 	case leaseCallInfo, leaseCallKeys:
 		if err := c.control(who, policy.LeaseRead, ""); err != nil {
 			return nil, err

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -284,6 +285,87 @@ func TestLeaseCheckpoints(t *testing.T) {
 	m.pass(1)
 	if m.loop.index != index {
 		t.Fatal("there was nothing left to undo")
+	}
+}
+
+// A renewal is answered when the next leader would know of it: not before the checkpoint that shortens the lease is undone.
+func TestRenewalIsAnsweredWhenTheCheckpointIsUndone(t *testing.T) {
+	t.Parallel()
+	for name, applied := range map[string]bool{"applied": true, "on its way": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := start(t, func(o *Options) { o.CheckpointInterval = time.Minute })
+			m.grant(1, 600)
+			m.loop.set(func() { m.loop.keep = !applied })
+			m.pass(61 * time.Second)
+			m.loop.set(func() { m.loop.keep = true })
+			wait := later(t, func() error {
+				ttl, err := m.LeaseRenew(m.ctx, m.anon, 1)
+				if err == nil && ttl != 600 {
+					err = fmt.Errorf("ttl %d", ttl)
+				}
+				return err
+			})
+			batches := 2
+			if applied {
+				batches = 1
+			}
+			for kept := 0; kept < batches; {
+				runtime.Gosched()
+				m.loop.set(func() { kept = len(m.loop.kept) })
+			}
+			if row, _, err := m.leaseRow(1); err != nil || applied && row.Remaining != 539 {
+				t.Fatal(row, err)
+			}
+			m.loop.release()
+			must(t, wait())
+			if row, _, err := m.leaseRow(1); err != nil || row.Remaining != 600 {
+				t.Fatal(row, err)
+			}
+			m.lead(9, 2)
+			m.lead(testMember, 3)
+			if left := m.ttl(1); left != 601 {
+				t.Fatal(left)
+			}
+		})
+	}
+}
+
+// A leader that has stood still may have been deposed: it asks a quorum before it promises anything.
+func TestStalledLeaderAsksBeforeItRenews(t *testing.T) {
+	t.Parallel()
+	m := start(t, nil)
+	m.grant(1, 100)
+	renew := func() (int64, error) { return m.LeaseRenew(m.ctx, m.anon, 1) }
+	m.pass(m.opt.Election / 4)
+	reads := m.loop.reads
+	if ttl, err := renew(); err != nil || ttl != 100 || m.loop.reads != reads {
+		t.Fatal(ttl, err, m.loop.reads)
+	}
+	m.time.mu.Lock()
+	m.time.now = m.time.now.Add(30 * time.Second)
+	m.time.mu.Unlock()
+	for _, ticked := range []bool{false, true} {
+		if ticked {
+			m.pass(30 * time.Second)
+		}
+		reads = m.loop.reads
+		if ttl, err := renew(); err != nil || ttl != 100 || m.loop.reads != reads+1 {
+			t.Fatal(ticked, ttl, err, m.loop.reads-reads)
+		}
+		if ttl, err := renew(); err != nil || ttl != 100 || m.loop.reads != reads+1 {
+			t.Fatal(ticked, ttl, err, m.loop.reads-reads)
+		}
+	}
+	// It has been deposed meanwhile.
+	m.pass(20 * time.Second)
+	m.loop.set(func() {
+		m.loop.onRead = func() {
+			m.loop.set(func() { m.loop.status.Leader, m.loop.status.Term, m.loop.status.Self = 9, 2, false })
+		}
+	})
+	if ttl, leads, err := m.renewLocal(m.ctx, 1); leads || err != nil {
+		t.Fatal("a member that leads no more has renewed a lease", ttl, leads, err)
 	}
 }
 

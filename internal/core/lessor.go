@@ -25,7 +25,7 @@ type lease struct {
 	ttl        int64 // seconds
 	expiry     time.Time
 	checkpoint time.Time // when the time left is to be recorded next; zero: never
-	remaining  bool      // a checkpoint shortened it: the next renewal has to undo that
+	short      uint64    // the checkpoint that shortened it, applied or on its way: a renewal has to undo that; 0: none
 	revoking   bool
 	at         int // in the heap; -1: not in it
 }
@@ -43,8 +43,8 @@ type lessor struct {
 	heap     expiryHeap
 	revokes  int // proposals under way
 	retry    time.Time
-	undo     map[int64]struct{} // renewed leases whose checkpoint has to go
-	recordAt time.Time          // next look for checkpoints
+	recordAt time.Time // next look for checkpoints
+	shorts   uint64    // names the checkpoints that shorten leases
 
 	election time.Duration
 	interval time.Duration // of checkpoints; 0: none
@@ -57,7 +57,7 @@ func (l *lessor) setup(election, interval time.Duration) {
 
 func (l *lessor) demoteLocked() {
 	l.leads, l.loaded, l.cursor, l.revokes = false, false, minLease, 0
-	l.leases, l.heap, l.undo = map[int64]*lease{}, nil, map[int64]struct{}{}
+	l.leases, l.heap = map[int64]*lease{}, nil
 	l.retry, l.recordAt = time.Time{}, time.Time{}
 }
 
@@ -119,7 +119,11 @@ func (l *lessor) addLocked(row mvcc.Lease, now time.Time) *lease {
 	if row.Remaining > 0 {
 		left = row.Remaining
 	}
-	e := &lease{id: row.ID, ttl: row.TTL, expiry: now.Add(seconds(left)), remaining: row.Remaining > 0 && row.Remaining < row.TTL, at: -1}
+	e := &lease{id: row.ID, ttl: row.TTL, expiry: now.Add(seconds(left)), at: -1}
+	if left < row.TTL {
+		l.shorts++
+		e.short = l.shorts
+	}
 	l.planLocked(e, now)
 	l.leases[row.ID] = e
 	heap.Push(&l.heap, e)
@@ -161,37 +165,54 @@ func (l *lessor) affect(effects []state.LeaseEffect, now time.Time) {
 			if known != nil {
 				l.dropLocked(known)
 			}
-		case state.LeaseCheckpointed:
-			if known != nil {
-				known.remaining = e.TTL < known.ttl
-			}
+		case state.LeaseCheckpointed: // this member's own, since it leads: due and undone keep account of them
 		}
 	}
 }
 
 func (l *lessor) dropLocked(e *lease) {
 	delete(l.leases, e.id)
-	delete(l.undo, e.id)
 	if e.at >= 0 {
 		heap.Remove(&l.heap, e.at)
 	}
 }
 
-// renew starts the lease anew. leads is false if this member does not lead; ttl is 0 if the lease is unknown or has ended.
-func (l *lessor) renew(id int64, now time.Time, row func(id int64) (mvcc.Lease, bool, error)) (ttl int64, leads bool, err error) {
+// renewed is what became of a renewal. TTL is 0 if the lease is unknown or has ended. If short is not 0, a checkpoint says that the
+// lease has less: it has to be undone, and undone be told, before the renewal may be answered. Else the next leader, which
+// knows nothing but what is in the log, would end the lease early.
+type renewed struct {
+	ttl         int64
+	short, term uint64
+}
+
+// renew starts the lease anew. leads is false if this member does not lead.
+func (l *lessor) renew(id int64, now time.Time, row func(id int64) (mvcc.Lease, bool, error)) (r renewed, leads bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e, leads, err := l.findLocked(id, row)
 	if e == nil || err != nil || e.revoking || !now.Before(e.expiry) {
-		return leaseTTLNotServed, leads, err
+		return renewed{ttl: leaseTTLNotServed}, leads, err
 	}
 	e.expiry = now.Add(seconds(e.ttl))
 	heap.Fix(&l.heap, e.at)
 	l.planLocked(e, now)
-	if e.remaining {
-		l.undo[id] = struct{}{}
+	return renewed{e.ttl, e.short, l.term}, true, nil
+}
+
+// undone tells that the log holds a checkpoint with the whole time after the one that r names. It reports whether the renewal
+// stands.
+func (l *lessor) undone(id int64, r renewed) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.leases[id]
+	switch {
+	case !l.leads || l.term != r.term:
+		return true // whoever leads now has read the row
+	case e == nil || e.short != 0 && e.short != r.short:
+		return false // it has gone meanwhile, or was recorded again: ask again
 	}
-	return e.ttl, true, nil
+	e.short = 0
+	return true
 }
 
 // left returns how much time a lease has, in seconds, and -1 for one that is unknown or has ended.
@@ -268,7 +289,7 @@ func (l *lessor) revoked(ids []int64, term uint64, now time.Time, refused bool) 
 	}
 }
 
-// due returns what is to be checkpointed: renewed leases with their whole time, and long ones with what they have left.
+// due returns what is to be checkpointed: long leases with what they have left.
 func (l *lessor) due(now time.Time) (record map[int64]int64, term uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -280,13 +301,6 @@ func (l *lessor) due(now time.Time) (record map[int64]int64, term uint64) {
 			record = map[int64]int64{}
 		}
 		record[id] = left
-	}
-	for id := range l.undo {
-		if len(record) >= leasesPerRecord {
-			break
-		}
-		take(id, l.leases[id].ttl)
-		delete(l.undo, id)
 	}
 	if l.interval == 0 || now.Before(l.recordAt) {
 		return record, l.term
@@ -300,6 +314,8 @@ func (l *lessor) due(now time.Time) (record map[int64]int64, term uint64) {
 		}
 		if left := int64((e.expiry.Sub(now) + time.Second - 1) / time.Second); left < e.ttl {
 			take(e.id, left)
+			l.shorts++
+			e.short = l.shorts
 		}
 		e.checkpoint = now.Add(l.interval)
 	}

@@ -260,6 +260,9 @@ func (c *Core) mayRenew(who policy.Principal, id string) error {
 
 // renewSessionHere answers with an encoded catalog.Answer that holds the session.
 func (c *Core) renewSessionHere(ctx context.Context, who policy.Principal, id string) ([]byte, error) {
+	if err := c.confirm(ctx); err != nil {
+		return nil, err
+	}
 	for caughtUp := false; ; caughtUp = true {
 		ok, leads, err := c.sessions.renew(id, c.clock(), func() (catalog.Session, bool, error) { return c.sessionRow(id) })
 		if err != nil {
