@@ -277,9 +277,12 @@ func (s *watchSession) events(ctx context.Context, stream *core.WatchStream) (er
 		}
 	}()
 	for {
+		s.mu.Lock()
+		created := s.nextInner
+		s.mu.Unlock()
 		m, err := stream.Recv(ctx)
 		if err == nil {
-			err = s.deliver(stream, m)
+			err = s.deliver(stream, m, created)
 		}
 		if err != nil {
 			return err
@@ -287,8 +290,10 @@ func (s *watchSession) events(ctx context.Context, stream *core.WatchStream) (er
 	}
 }
 
-// deliver writes one message of stream, if it still is the session's.
-func (s *watchSession) deliver(stream *core.WatchStream, m *core.WatchMessage) error {
+// deliver writes one message of stream, if it still is the session's. It was received when so many watches had been created: the
+// stream's progress knows nothing of later ones, whose creation may have been answered since. A client would take it for theirs
+// too and, when it reconnects, go on behind events that it was never sent; so the stream is asked anew.
+func (s *watchSession) deliver(stream *core.WatchStream, m *core.WatchMessage, created int64) error {
 	// Encoding may read a replaced version from disk: before the lock.
 	s.mu.Lock()
 	w := s.byInner[m.ID]
@@ -307,6 +312,10 @@ func (s *watchSession) deliver(stream *core.WatchStream, m *core.WatchMessage) e
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stream != stream || w != nil && s.byInner[m.ID] != w {
+		return nil
+	}
+	if m.Kind == core.WatchProgress && m.ID == everyWatch && s.nextInner != created {
+		stream.RequestProgress()
 		return nil
 	}
 	if m.Kind == core.WatchCanceled {
