@@ -87,7 +87,7 @@ func (lab *laboratory) begin(ctx context.Context, last *history.History) (histor
 		}
 	}
 	for _, w := range lab.watchers {
-		w.next.Store(max(w.next.Load(), initial.Revision+1))
+		w.next.Store(initial.Revision + 1) // one that was ahead is told some of it again: in this history it is the first time
 	}
 	return initial, nil
 }
