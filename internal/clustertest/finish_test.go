@@ -27,6 +27,10 @@ func (w *world) compare(m *member, index uint64) {
 	var h core.Hashes
 	var err error
 	if h, err = m.core.Hashes(context.Background(), w.system, nil); err != nil {
+		if m.rotten && fault.From(err).Kind == fault.Corrupt {
+			w.log("%s finds its damage", m.name()) // and ends because of it
+			return
+		}
 		w.violate("%s cannot hash its state at %d: %v", m.name(), index, err)
 		return
 	}
