@@ -256,7 +256,7 @@ func (lab *laboratory) say(format string, args ...any) {
 func (o options) build(ctx context.Context) (server, string, error) {
 	binary := o.binary
 	compile := func(name, dir string, args ...string) (string, error) {
-		to, err := filepath.Abs(filepath.Join(o.out, name))
+		to, err := filepath.Abs(filepath.Join(o.out, "bin", name))
 		if err != nil {
 			return "", err
 		}
