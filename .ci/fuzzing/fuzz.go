@@ -204,7 +204,7 @@ func (c *campaign) execute(ctx context.Context, t target, binary string) *done {
 		d.Result = err.Error()
 		return d
 	}
-	cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.fuzz=^"+t.name+"$", "-test.fuzztime="+c.remaining(t).Round(time.Second).String(), "-test.parallel=1",
+	cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.fuzz=^"+t.name+"$", "-test.fuzztime="+c.remaining(t).Round(time.Second).String(), "-test.parallel=1", "-test.fuzzminimizetime="+min(c.o.time/10, time.Minute).String(),
 		"-test.fuzzcachedir="+filepath.Join(c.cache, t.dir), "-test.timeout=0")
 	cmd.Dir = dir
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // it ends its worker, too
@@ -247,6 +247,8 @@ func (c *campaign) execute(ctx context.Context, t target, binary string) *done {
 		d.Result = "stopped"
 	case err != nil && d.Input == "" && slices.ContainsFunc(tail, func(s string) bool { return strings.TrimSpace(s) == "context deadline exceeded" }):
 		d.Result = "ok" // the go command's words for a worker that was not done when the time was over
+	case err == nil && d.Execs == 0:
+		d.Result = "too slow" // the seeds alone took the time
 	case err != nil:
 		d.Result = "FAILED"
 		fmt.Printf("%s:\n    %s\n", t, strings.Join(tail, "\n    "))
@@ -271,7 +273,7 @@ func (c *campaign) table(targets []target) (failed int) {
 		switch d.Result {
 		case "ok":
 			ok++
-		case "stopped", "not run":
+		case "stopped", "not run", "too slow":
 		default:
 			failed++
 		}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,11 +27,23 @@ func FuzzCiphertext(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(good, "id")
-	f.Add(good[:len(good)-1], "id")
+	f.Add([]byte{}, "id")
+	f.Add([]byte{0, 1}, "id")
+	f.Add(append(make([]byte, len(good)), 7), "id")
 	f.Add([]byte{ciphertextVersion}, "")
-	f.Fuzz(func(t *testing.T, sealed []byte, id string) {
+	f.Fuzz(func(t *testing.T, change []byte, id string) {
+		sealed := slices.Clone(good) // which differs from run to run
+		for i, c := range change {
+			if i < len(sealed) {
+				sealed[i] ^= c
+			} else {
+				sealed = append(sealed, c)
+			}
+		}
 		fuzztest.Bounded(t, len(sealed), func() {
+			if plain, err := openCiphertext(key, id, change); err == nil {
+				t.Fatalf("opened %q", plain)
+			}
 			plain, err := openCiphertext(key, id, sealed)
 			if (err == nil) != (bytes.Equal(sealed, good) && id == "id") || err == nil && string(plain) != "seed" {
 				t.Fatalf("opened %q: %v", plain, err)

@@ -84,11 +84,21 @@ func FuzzWrapped(f *testing.F) {
 	aad := []byte("aad")
 	good := must(wrapWith(k.(*symmetricKEK).key.Reveal(), []byte{wrapVersion, wrapSymmetric}, [saltSize]byte{1}, []byte("secret"), aad))(f)
 	phrase := must(PassphraseKEK(NewSecret([]byte("correct horse battery staple"))))(f)
-	f.Add(good, aad)
-	f.Add(good[:len(good)-1], aad)
-	f.Add(append([]byte{wrapVersion, wrapPassphrase, 0, 0, 0, 1, 0, 0, 0, 8, 1}, good[2:]...), aad)
-	f.Add([]byte{wrapVersion, wrapPassphrase, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, aad)
-	f.Fuzz(func(t *testing.T, wrapped, bound []byte) {
+	f.Add([]byte{}, aad, false)
+	f.Add([]byte{0, 0, 1}, aad, false)
+	f.Add(append([]byte{wrapVersion, wrapPassphrase, 0, 0, 0, 1, 0, 0, 0, 8, 1}, make([]byte, 100)...), aad, true)
+	f.Add([]byte{wrapVersion, wrapPassphrase, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, aad, true)
+	f.Fuzz(func(t *testing.T, wrapped, bound []byte, whole bool) {
+		if change := wrapped; !whole { // of what was wrapped, which differs from run to run
+			wrapped = slices.Clone(good)
+			for i, c := range change {
+				if i < len(wrapped) {
+					wrapped[i] ^= c
+				} else {
+					wrapped = append(wrapped, c)
+				}
+			}
+		}
 		plain, err := k.Unwrap(context.Background(), wrapped, bound)
 		if (err == nil) != (bytes.Equal(wrapped, good) && bytes.Equal(bound, aad)) || err == nil && string(plain) != "secret" {
 			t.Fatalf("unwrapped %q: %v", plain, err)

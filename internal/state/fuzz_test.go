@@ -112,8 +112,9 @@ func FuzzSnapshotRows(f *testing.F) {
 	}
 	for ok := it.First(); ok; ok = it.Next() {
 		rows = append(rows, row{bytes.Clone(it.Key()), bytes.Clone(it.Value())})
-		f.Add(bytes.Clone(it.Key()), bytes.Clone(it.Value()))
-		f.Add(bytes.Clone(it.Key()), []byte{})
+		if len(rows)%3 == 0 { // each costs an engine
+			f.Add(bytes.Clone(it.Key()), bytes.Clone(it.Value()))
+		}
 	}
 	if err := it.Close(); err != nil {
 		f.Fatal(err)
