@@ -6,5 +6,6 @@
 // kills of real processes, which are other programs under test.
 //
 // Each row has a short setting, which `make test` runs, and a full one, SCORECARD=full, which `make scorecard` runs;
-// SCORECARD_RESULTS names a file for the figures (package record), SCORECARD_SEED repeats a run.
+// SCORECARD_RESULTS names a file for the figures (package record), SCORECARD_SEED repeats a run, SCORECARD_PART=0.1 asks for a tenth
+// of the full setting where that can be divided; the figures say how much was done.
 package scorecard

@@ -1,6 +1,7 @@
 package scorecard
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"path"
@@ -85,6 +86,14 @@ func classOf(name string) string {
 		return "pki"
 	}
 	return "directory"
+}
+
+// fills counts the writes that fill a new segment with zeros, page after page: they are all alike and many, so that of them only each
+// sixteenth counts as an operation.
+type fills struct{ seen atomic.Int64 }
+
+func (f *fills) skip(o op) bool {
+	return o.kind == opWrite && len(o.data) > 0 && len(bytes.Trim(o.data, "\x00")) == 0 && f.seen.Add(1)%16 != 1
 }
 
 // trouble is what comes of an operation instead of success.

@@ -301,7 +301,7 @@ func TestBitFlips(t *testing.T) {
 
 	var mu sync.Mutex
 	counts, classes := map[string]int{}, map[string]map[string]int{}
-	queue, step := make(chan flipper), progress(t, record.Pick(60, 100_000))
+	queue, step := make(chan flipper), progress(t, record.Pick(60, part(100_000)))
 	var wait sync.WaitGroup
 	for _, o := range pool {
 		wait.Go(func() {
@@ -329,7 +329,7 @@ func TestBitFlips(t *testing.T) {
 		})
 	}
 	start := time.Now()
-	random, heads := record.Pick(60, 100_000), 0
+	random, heads := record.Pick(60, part(100_000)), 0
 	for i := range random { // half over all bytes, half over kinds of files alike: large files are few
 		o := originals[i%len(originals)]
 		queue <- o.position(rng, i/len(originals)%2 == 0)
@@ -347,7 +347,7 @@ func TestBitFlips(t *testing.T) {
 	for _, c := range slices.Sorted(maps.Keys(classes)) {
 		t.Logf("%-18s %v", c, classes[c])
 	}
-	whole := record.Pick(2, 600)
+	whole := record.Pick(2, part(600))
 	refused := 0
 	for i := range whole {
 		o := originals[i%len(originals)]

@@ -78,7 +78,7 @@ func TestInstallInterrupted(t *testing.T) {
 	s := seed(t)
 	rng := newRand(s, 14)
 	ways := []string{cutPower, diskError, cutStream, diskFull}
-	perWay := record.Pick(1, 50)
+	perWay := record.Pick(1, part(50))
 	steps, installs, itself := map[string]map[string]int{}, 0, 0
 	var c *cluster
 	l := newLedger()

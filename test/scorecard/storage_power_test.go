@@ -162,7 +162,7 @@ func (c *cluster) verify(l *ledger, round int) {
 func TestPowerLoss(t *testing.T) {
 	s := seed(t)
 	for _, size := range []int{1, 3} {
-		rounds, acked, start := record.Pick(6/size, 1000), int64(0), time.Now()
+		rounds, acked, start := record.Pick(6/size, part(1000)), int64(0), time.Now()
 		step := progress(t, rounds)
 		for done := 0; done < rounds; {
 			c := newCluster(t, size, newRand(s, uint64(done+size)))
@@ -190,7 +190,7 @@ func TestPowerLoss(t *testing.T) {
 // TestPowerLossOfSome is row 5 too: one member of three, then two, lose their power under load while the others run on.
 func TestPowerLossOfSome(t *testing.T) {
 	s := seed(t)
-	rounds := record.Pick(2, 300)
+	rounds := record.Pick(2, part(300))
 	var c *cluster
 	step := progress(t, rounds)
 	l, acked := newLedger(), int64(0)

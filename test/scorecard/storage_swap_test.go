@@ -165,7 +165,7 @@ func TestExchanges(t *testing.T) {
 		counts[x.how][what]++
 	}
 	start := time.Now()
-	all := append(wholeFiles(now, old, others), blocks(now, old, record.Pick(8, 1500), rng)...)
+	all := append(wholeFiles(now, old, others), blocks(now, old, record.Pick(8, part(1500)), rng)...)
 	if !record.Full() {
 		rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		all = all[:30]
