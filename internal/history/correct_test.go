@@ -53,3 +53,26 @@ func TestCorrectLargeHistories(t *testing.T) {
 func canceled(w Watch) bool {
 	return len(w.Responses) > 0 && w.Responses[len(w.Responses)-1].Canceled
 }
+
+// TestInnerComparisonsAreDecidedFirst: a transaction inside another one does not see what that one has written when its
+// comparisons are decided, as in etcd.
+func TestInnerComparisonsAreDecidedFirst(t *testing.T) {
+	t.Parallel()
+	r := Request{
+		Kind: Txn,
+		Then: []Request{
+			{Kind: Put, Key: "a", Value: "1"},
+			{Kind: Txn, Compares: []Compare{{Key: "a", Target: TargetVersion, Result: ">"}}, Then: []Request{{Kind: Put, Key: "b", Value: "2"}}, Else: []Request{{Kind: Range, Key: "a"}}},
+		},
+	}
+	for _, seen := range []bool{false, true} {
+		inner := Response{Kind: Txn, Succeeded: seen, Responses: []Response{{Kind: Range, Count: 1, KVs: []KV{kv("a", "1", 2, 2, 1)}}}}
+		if seen {
+			inner.Responses = []Response{{Kind: Put}}
+		}
+		h := History{Operations: []Operation{done(1, 1, 2, r, Response{Revision: 2, Succeeded: true, Responses: []Response{{Kind: Put}, inner}})}}
+		if report := Check(h, Options{}); report.OK() == seen {
+			t.Fatalf("inner comparison came out %v:\n%s", seen, report)
+		}
+	}
+}

@@ -175,7 +175,7 @@ func (n *naive) compare(c Compare) bool {
 		}
 		ok = ok && map[string]bool{"=": equal, "!=": !equal, "<": less, ">": !less && !equal}[c.Result]
 	}
-	for _, kv := range n.keys {
+	for _, kv := range n.past[n.revision] { // as it was before the outermost transaction
 		if naiveIn(kv.Key, c.Key, c.End) {
 			any = true
 			one(kv)

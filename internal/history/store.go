@@ -115,6 +115,7 @@ func (s *store) attached(lease int64) (keys []string) {
 // change is an operation under way: its writes are visible to its own reads only, and share one revision.
 type change struct {
 	store
+	before *tree // the keys as they were when it began: by them all comparisons are decided, those of inner transactions too
 	main   int64
 	events []Event
 	why    string // it cannot be done
@@ -123,7 +124,7 @@ type change struct {
 // do does what is asked and returns the store after it, what it answers, its events and, if a correct store would not have
 // done it, why.
 func (s store) do(r *Request) (store, Response, []Event, string) {
-	c := change{store: s, main: s.revision + 1}
+	c := change{store: s, before: s.keys, main: s.revision + 1}
 	answer := c.request(r)
 	if c.why != "" {
 		return s, answer, nil, c.why
@@ -293,7 +294,7 @@ func (c *change) holds(compares []Compare) bool {
 
 func (c *change) compare(p *Compare) bool {
 	found := false
-	all := c.keys.each(p.Key, p.End, func(kv *KV) bool {
+	all := c.before.each(p.Key, p.End, func(kv *KV) bool {
 		found = true
 		return p.holds(kv)
 	})
@@ -340,7 +341,7 @@ func sign64(a, b int64) int {
 
 // follow takes over the events of one revision as they were told, whoever caused them.
 func (s store) follow(revision int64, events []Event) store {
-	c := change{store: s, main: revision}
+	c := change{store: s, before: s.keys, main: revision}
 	for i := range events {
 		e := &events[i]
 		if e.Type == PutEvent {
