@@ -38,6 +38,7 @@ func (s *WatchStream) catchUp(w *watcher) (*WatchMessage, error) {
 	if len(events) == 0 {
 		return nil, nil
 	}
+	s.told = max(s.told, events[len(events)-1].KV.ModRevision)
 	w.sent = true
 	return &WatchMessage{ID: w.id, Kind: WatchEvents, Events: events, Revision: s.revision(events)}, nil
 }

@@ -24,6 +24,7 @@ type hub struct {
 
 	published  atomic.Int64 // newest revision that readers see
 	dispatched atomic.Int64 // every event up to here is in the queue of each stream that is in step
+	awaited    atomic.Bool  // some stream waits for dispatched to grow
 	watchers   atomic.Int64
 
 	seed   maphash.Seed
@@ -113,6 +114,9 @@ func (h *hub) dispatch(revs []mvcc.RevisionEvents, revision int64) {
 		h.touched = h.touched[:0]
 	}
 	h.dispatched.Store(revision)
+	if h.awaited.Load() && h.awaited.Swap(false) {
+		h.wakeAll()
+	}
 }
 
 func (h *hub) match(rev *mvcc.RevisionEvents) {

@@ -90,6 +90,7 @@ type WatchStream struct {
 	turn           bool  // the next Recv looks at lagging watchers first
 	buffered       int64 // bytes of pending events
 	progressWanted bool
+	told           int64 // the newest revision of an event that Recv has returned
 	nextProgress   time.Time
 	rights         uint64 // core.rights when the watches were last allowed
 	closed         bool
@@ -350,6 +351,12 @@ func (s *WatchStream) popLocked() *WatchMessage {
 				s.progressWanted = true // some watch has fallen behind since: later
 				continue
 			}
+			if it.msg.Kind == WatchProgress && it.msg.Revision < s.told {
+				// Newer events were taken before it. It would go back: a client that reconnects would be told them twice.
+				s.progressWanted = true
+				s.progressLocked()
+				continue
+			}
 			return it.msg
 		}
 		w := it.w
@@ -367,6 +374,7 @@ func (s *WatchStream) popLocked() *WatchMessage {
 		events := w.pending
 		w.pending = nil
 		w.sent = true
+		s.told = max(s.told, events[len(events)-1].KV.ModRevision)
 		s.buffered -= pendingBytes(events)
 		return &WatchMessage{ID: w.id, Kind: WatchEvents, Events: events, Revision: s.revision(events)}
 	}
@@ -388,8 +396,14 @@ func (s *WatchStream) progressLocked() {
 	if !s.progressWanted || len(s.lag) > 0 {
 		return
 	}
-	s.progressWanted = false
+	if s.told > s.hub.dispatched.Load() { // an event of what is being dispatched just now was taken already
+		s.hub.awaited.Store(true)
+		if s.told > s.hub.dispatched.Load() {
+			return // the hub wakes the stream
+		}
+	}
 	revision := s.hub.dispatched.Load()
+	s.progressWanted = false
 	if len(s.watches) == 0 {
 		return
 	}

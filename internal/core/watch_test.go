@@ -545,6 +545,36 @@ func TestWatchProgressOnRequest(t *testing.T) {
 	s.nothing(t)
 }
 
+// TestWatchProgressNeverGoesBack: progress is not below an event that was told before it: not if the event came while the
+// progress was queued, and not if the hub is still telling others of the event.
+func TestWatchProgressNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	m := start(t, nil)
+	s := m.stream()
+	a := s.mustWatch(t, WatchRequest{Span: span("a", "")})
+	m.put("a", "1")
+	s.RequestProgress()
+	s.mu.Lock()
+	s.progressLocked() // up to 2, behind the event of 2, which another one joins
+	s.mu.Unlock()
+	m.put("a", "2")
+	s.wantEvents(t, a, "+a@2 +a@3")
+	if msg := s.recv(t); msg.Kind != WatchProgress || msg.Revision != 3 {
+		t.Fatalf("after an event of revision 3: %+v", msg)
+	}
+
+	m.put("a", "3")
+	hub := m.hubs[mvcc.SpaceEtcd]
+	hub.dispatched.Store(3) // it is not through with 4
+	s.RequestProgress()
+	s.wantEvents(t, a, "+a@4")
+	s.nothing(t)
+	hub.dispatch(nil, 4)
+	if msg := s.recv(t); msg.Kind != WatchProgress || msg.Revision != 4 {
+		t.Fatalf("after an event of revision 4: %+v", msg)
+	}
+}
+
 func TestWatchProgressByClock(t *testing.T) {
 	t.Parallel()
 	m := start(t, func(o *Options) { o.ProgressInterval = time.Minute })
