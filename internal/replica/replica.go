@@ -298,7 +298,7 @@ func (r *Replica) pull() (bytes int) {
 		r.tickets++
 		if !r.member.Propose(r.tickets, data) {
 			r.lost(data, ErrDropped)
-			continue
+			return bytes // raft knows something that its next Ready will say: that this member leads no more, or has too much to commit
 		}
 		r.held[r.tickets] = data
 		r.heldBytes += len(data)
