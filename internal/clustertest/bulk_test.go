@@ -84,7 +84,7 @@ func bulk(t *testing.T, binary string, env []string, first, count uint64) (total
 		}
 		if len(v.Violations) > 0 {
 			failed = append(failed, v.Seed)
-			t.Errorf("seed %d: %s\nreplay: %s", v.Seed, strings.Join(v.Violations, "\n"), replay(v.Seed))
+			t.Errorf("seed %d: %s\nreplay: %s", v.Seed, some(v.Violations), replay(v.Seed))
 		}
 	}
 	var workers sync.WaitGroup
@@ -113,6 +113,21 @@ func bulk(t *testing.T, binary string, env []string, first, count uint64) (total
 	close(batches)
 	workers.Wait()
 	return total, failed
+}
+
+// some is the beginning of what is wrong; a replay tells all.
+func some(violations []string) string {
+	text := ""
+	for i, v := range violations {
+		if i == 3 {
+			return text + fmt.Sprintf("… and %d more\n", len(violations)-i)
+		}
+		if len(v) > 3000 {
+			v = v[:3000] + " …"
+		}
+		text += v + "\n"
+	}
+	return text
 }
 
 // child runs seeds in a process of their own and returns the first one that it did not come to. A process that ends without

@@ -52,6 +52,9 @@ func (w *world) adopt(list []state.Member) {
 		w.stats.Joined++
 		w.log("%s joins, learner %v", m.name(), x.Learner)
 		w.start(m)
+		if w.over {
+			w.lastPut(m)
+		}
 	}
 	for _, m := range w.members {
 		i := slices.IndexFunc(list, func(x state.Member) bool { return x.ID == m.id })
@@ -108,9 +111,9 @@ func (c *client) manage(m *member, list []state.Member, idle func()) {
 			return
 		}
 		idle()
-	case x == 3 && voters > 1 && voters >= w.plan.Members && len(w.members) < 12:
-		// Of two voters the leader is not removed: see docs/operations/simulation.md.
-		if y := w.victim(c.rng); y != nil && y.voter && (voters > 2 || y != w.leader()) {
+	case x == 3 && voters > 2 && voters >= w.plan.Members && len(w.members) < 12 && !w.damaged():
+		// Of two voters none is removed: see docs/operations/simulation.md.
+		if y := w.victim(c.rng); y != nil && y.voter {
 			remove(y)
 			return
 		}
@@ -128,6 +131,11 @@ func (c *client) manage(m *member, list []state.Member, idle func()) {
 
 func (w *world) diskShort() bool {
 	return slices.ContainsFunc(w.members, func(m *member) bool { return m.disk.short() })
+}
+
+// damaged reports whether some member is no help any more, or may turn out to be none.
+func (w *world) damaged() bool {
+	return slices.ContainsFunc(w.members, func(m *member) bool { return !m.gone && (m.rotten || m.spoiled) })
 }
 
 // add invites a new member.

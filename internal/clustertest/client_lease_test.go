@@ -38,9 +38,18 @@ func (c *client) set() func() {
 			r = history.Request{Kind: history.Put, Key: key(), Value: c.value(), PrevKV: c.rng.IntN(2) == 0}
 		default:
 			k := key()
+			conditions := []history.Compare{
+				{Key: k, Target: history.TargetVersion, Result: ">", Number: 0}, {Key: k, Target: history.TargetValue, Result: "!=", Value: "1.1"},
+				{Key: "s/", End: "s0", Target: history.TargetMod, Result: "<", Number: last + 5}, {Key: k, Target: history.TargetLease, Result: "=", Number: 0},
+				{Key: k, Target: history.TargetCreate, Result: "<", Number: last - 20},
+			}
+			nested := history.Request{
+				Kind: history.Txn, Compares: conditions[c.rng.IntN(5):][:1],
+				Then: []history.Request{{Kind: history.Put, Key: k + "n", Value: c.value()}}, Else: []history.Request{{Kind: history.Delete, Key: k + "n"}},
+			}
 			r = history.Request{
-				Kind: history.Txn, Compares: []history.Compare{{Key: k, Target: history.TargetVersion, Result: ">", Number: 0}},
-				Then: []history.Request{{Kind: history.Put, Key: k, Value: c.value()}, {Kind: history.Put, Key: k + "+", Value: c.value()}, all, {Kind: history.Delete, Key: key() + "x"}},
+				Kind: history.Txn, Compares: []history.Compare{conditions[c.rng.IntN(5)], conditions[c.rng.IntN(5)]},
+				Then: []history.Request{{Kind: history.Put, Key: k, Value: c.value()}, {Kind: history.Put, Key: k + "+", Value: c.value()}, all, {Kind: history.Delete, Key: key() + "x"}, nested},
 				Else: []history.Request{{Kind: history.Put, Key: k, Value: c.value()}, {Kind: history.Range, Key: k}, {Kind: history.Delete, Key: k + "+", PrevKV: true}},
 			}
 		}

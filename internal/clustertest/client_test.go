@@ -19,6 +19,7 @@ type client struct {
 	rng    *rand.Rand
 	who    policy.Principal
 	cert   string // by which it asks, if that may be revoked
+	login  string // of a user that it works as: core is told at each request, as the edge does
 	values int
 	act    func()
 }
@@ -39,7 +40,7 @@ func clientKinds() map[string]func(c *client) func() {
 		"nobody":   func(*client) func() { return func() {} },
 		"register": (*client).register, "set": (*client).set, "lease": (*client).lease, "lock": (*client).lock,
 		"whole": (*client).whole, "some": (*client).some, "compact": (*client).compact,
-		"consul": (*client).consul, "blocking": (*client).blocking, "revocable": (*client).revocable, "admin": (*client).admin,
+		"consul": (*client).consul, "blocking": (*client).blocking, "revocable": (*client).revocable, "user": (*client).user, "admin": (*client).admin,
 	}
 }
 
@@ -81,9 +82,20 @@ func (c *client) ask(r history.Request, then func(a history.Response, o history.
 		c.again(2 * time.Second)
 		return false
 	}
-	number := w.record.Call(history.Operation{Client: c.number, Member: m.number, Call: int64(w.now()), Request: r, Certificate: c.cert})
+	certificate, login := c.cert, c.login
+	if login != "" {
+		certificate = login
+	}
+	number := w.record.Call(history.Operation{Client: c.number, Member: m.number, Call: int64(w.now()), Request: r, Certificate: certificate})
 	who := c.who
 	o := w.call(m, c.patience(), fmt.Sprintf("client %d: %s", c.number, requestText(&r)), func(ctx context.Context, co *core.Core) (any, error) {
+		who := who
+		if login != "" {
+			var err error
+			if who, err = co.Identify(who, ""); err != nil {
+				return nil, err
+			}
+		}
 		return perform(ctx, co, who, &r)
 	}, func(value any, err error) {
 		o := outcome(err)

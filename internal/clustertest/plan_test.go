@@ -49,7 +49,7 @@ func planOf(seed uint64) plan {
 		p.Level = 1
 	}
 	p.Clients = []string{"whole"}
-	kinds := []string{"register", "set", "lease", "lock", "some", "compact", "consul", "blocking", "revocable"}
+	kinds := []string{"register", "set", "lease", "lock", "some", "compact", "consul", "blocking", "revocable", "user"}
 	rng.Shuffle(len(kinds), func(i, k int) { kinds[i], kinds[k] = kinds[k], kinds[i] })
 	p.Clients = append(p.Clients, kinds[:4+pick(3)]...)
 	p.Clients = append(p.Clients, "register", "admin")
