@@ -26,7 +26,7 @@ type logLine struct {
 	Missing   uint64 `json:"missing,omitempty"` // this line stands for the entries from Index to it, which are not in the log
 	Term      uint64 `json:"term,omitempty"`
 	Committed bool   `json:"committed"`
-	Duplicate bool   `json:"duplicate,omitempty"` // the batch came before: it is not applied again
+	Refused   string `json:"refused,omitempty"` // why nothing of the batch is applied
 	Time      int64  `json:"unixMilli,omitempty"`
 	Member    string `json:"member,omitempty"` // that proposed it
 	Seq       uint64 `json:"seq,omitempty"`
@@ -41,7 +41,7 @@ type etcdLine struct {
 	Missing   uint64   `json:"missing,omitempty"`
 	Term      uint64   `json:"term,omitempty"`
 	Committed bool     `json:"committed"`
-	Duplicate bool     `json:"duplicate,omitempty"`
+	Refused   string   `json:"refused,omitempty"`
 	Requests  [][]byte `json:"requests,omitempty"` // encoded etcdserverpb.InternalRaftRequest, in the order in which they are applied
 	Internal  []string `json:"internal,omitempty"` // what else is in the entry
 }
@@ -61,13 +61,15 @@ the entry and is no request to the store of etcd clients.
 
 A line with "missing" stands for the entries from "index" to that number: they were cut away below a snapshot, or this member
 has received a snapshot in their place. "committed" says what this log knows; the member knows more when it has heard from
-its leader. A "duplicate" is a batch that came before and is not applied again.`,
+its leader. "refused" is what is in the log and is not applied: a "duplicate" of a batch that came before, or what a "removed
+member" proposed whose removal came before. (A removal that was itself refused, because too few members would have been left, cannot be told
+from one that was carried out.)`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.dataDir == "" {
 				return usageError{errors.New("--data-dir is required")}
 			}
 			out := bufio.NewWriter(cmd.OutOrStdout())
-			p := &logPrinter{enc: json.NewEncoder(out), seen: map[state.Proposal]bool{}}
+			p := &logPrinter{enc: json.NewEncoder(out), seen: map[state.Proposal]bool{}, removed: map[uint64]bool{}}
 			var print func(replica.Logged) error
 			switch format {
 			case "json":
@@ -120,15 +122,32 @@ func (o *offline) readLog(stderr io.Writer, f func(replica.Logged) error) error 
 
 // logPrinter prints a log.
 type logPrinter struct {
-	enc  *json.Encoder
-	seen map[state.Proposal]bool
+	enc     *json.Encoder
+	seen    map[state.Proposal]bool
+	removed map[uint64]bool // members
 }
 
-// duplicate notes p and reports whether it came before.
-func (p *logPrinter) duplicate(name state.Proposal) bool {
-	seen := p.seen[name]
+// refused notes a proposal and says why it is not applied, as far as the log tells.
+func (p *logPrinter) refused(name state.Proposal) string {
+	if p.removed[name.Member] {
+		return "removed member"
+	}
+	if p.seen[name] {
+		return "duplicate"
+	}
 	p.seen[name] = true
-	return seen
+	return ""
+}
+
+// membership decodes a change of the membership and notes it.
+func (p *logPrinter) membership(e replica.Logged) (c state.ConfCommand, refused string, err error) {
+	if c, err = state.DecodeConf(e.Conf); err != nil {
+		return c, "", fmt.Errorf("entry %d: %w", e.Index, err)
+	}
+	if refused = p.refused(c.Proposal); refused == "" && c.Change.Op == state.ConfRemove {
+		p.removed[c.Change.Member.ID] = true
+	}
+	return c, refused, nil
 }
 
 // requests prints an entry, one request a line.
@@ -139,12 +158,12 @@ func (p *logPrinter) requests(e replica.Logged) error {
 		line.Kind = "missing"
 		return p.enc.Encode(line)
 	case e.Conf != nil:
-		c, err := state.DecodeConf(e.Conf)
+		c, refused, err := p.membership(e)
 		if err != nil {
-			return fmt.Errorf("entry %d: %w", e.Index, err)
+			return err
 		}
 		line.Kind, line.Who, line.Request = "membership", c.Who.String(), c.Change
-		line.Member, line.Seq, line.Duplicate = fmt.Sprintf("%x", c.Proposal.Member), c.Proposal.Seq, p.duplicate(c.Proposal)
+		line.Member, line.Seq, line.Refused = fmt.Sprintf("%x", c.Proposal.Member), c.Proposal.Seq, refused
 		return p.enc.Encode(line)
 	case len(e.Data) == 0:
 		return p.enc.Encode(line)
@@ -154,7 +173,7 @@ func (p *logPrinter) requests(e replica.Logged) error {
 		return fmt.Errorf("entry %d: %w", e.Index, err)
 	}
 	line.Time, line.Member, line.Seq = b.Time, fmt.Sprintf("%x", b.Proposal.Member), b.Proposal.Seq
-	line.Duplicate = p.duplicate(b.Proposal)
+	line.Refused = p.refused(b.Proposal)
 	for _, c := range b.Calls {
 		line.Who, line.Request, line.Kind = b.Principals[c.Who].String(), c.Request, requestName(c.Request)
 		if a, ok := c.Request.(*state.AuthChange); ok && len(a.Hash) > 0 {
@@ -177,13 +196,17 @@ func (p *logPrinter) entry(e replica.Logged) error {
 	line := etcdLine{Index: e.Index, Missing: e.Missing, Term: e.Term, Committed: e.Committed}
 	switch {
 	case e.Conf != nil:
-		line.Internal = []string{"membership"}
+		_, refused, err := p.membership(e)
+		if err != nil {
+			return err
+		}
+		line.Internal, line.Refused = []string{"membership"}, refused
 	case len(e.Data) > 0:
 		b, err := state.DecodeBatch(e.Data)
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", e.Index, err)
 		}
-		line.Duplicate = p.duplicate(b.Proposal)
+		line.Refused = p.refused(b.Proposal)
 		for _, c := range b.Calls {
 			requests, err := etcdapi.LoggedRequests(c.Request)
 			if err != nil {

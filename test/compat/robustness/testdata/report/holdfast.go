@@ -24,7 +24,7 @@ type holdfastEntry struct {
 	Missing   uint64   `json:"missing"`
 	Term      uint64   `json:"term"`
 	Committed bool     `json:"committed"`
-	Duplicate bool     `json:"duplicate"`
+	Refused   string   `json:"refused"`
 	Requests  [][]byte `json:"requests"`
 }
 
@@ -54,7 +54,7 @@ func ReadWAL(lg *zap.Logger, dataDir string) (*raftpb.HardState, []*raftpb.Entry
 		}
 		var data []byte
 		for _, r := range e.Requests {
-			if e.Duplicate {
+			if e.Refused != "" {
 				break
 			}
 			data = append(binary.AppendUvarint(data, uint64(len(r))), r...)
