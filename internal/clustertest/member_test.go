@@ -351,6 +351,7 @@ type watched struct {
 // Apply implements replica.Machine. Where the state is hashed, entries are cut.
 func (x *watched) Apply(entries []replica.Entry) (decisions []replica.Decision, err error) {
 	w := x.m.w
+	synctest.Wait() // who has waited for the entries before looks at the state before
 	for len(entries) > 0 {
 		n := len(entries)
 		every := w.plan.HashEvery
