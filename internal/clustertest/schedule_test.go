@@ -140,7 +140,17 @@ func TestShrink(t *testing.T) {
 	if err := os.WriteFile(name, savePlan(small, kind), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d runs: %d of %d faults, %d of %d clients, %v of %v are left: %s", runs, len(small.Faults), len(p.Faults), len(small.Clients), len(p.Clients), small.Duration, p.Duration, name)
+	t.Logf("%d runs: %d of %d faults, %d of %d clients, %v of %v are left: %s", runs, len(small.Faults), len(p.Faults), working(small), working(p), small.Duration, p.Duration, name)
+}
+
+// working counts the clients that do something.
+func working(p plan) (n int) {
+	for _, kind := range p.Clients {
+		if kind != "nobody" {
+			n++
+		}
+	}
+	return n
 }
 
 // violationKind is what a violation is called, without when and with what.
