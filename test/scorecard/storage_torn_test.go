@@ -234,7 +234,7 @@ func TestTornWrites(t *testing.T) {
 		}
 		for _, at := range places {
 			for k, how := range tears {
-				if record.Full() || (i+at)%3 == k {
+				if record.Full() && rng.IntN(1000) < part(1000) || !record.Full() && (i+at)%3 == k {
 					queue <- job{w, func() *vfs.MemFS { return w.torn(at, how) }, fmt.Sprintf("torn at %d of %d, then %s", at, len(w.data), how), how == "garbage"}
 				}
 			}
