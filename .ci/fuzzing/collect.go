@@ -16,6 +16,7 @@ import (
 const (
 	maxInput  = 2 << 10 // bytes of one file
 	maxCorpus = 6 << 10 // bytes of all files of a target
+	maxTried  = 40      // inputs of a target that are tried: each is a process
 )
 
 // input is a candidate for a corpus.
@@ -67,7 +68,13 @@ func candidates(dir string) (all []input, err error) {
 		}
 	}
 	slices.SortFunc(all, func(a, b input) int { return cmp.Or(len(a.data)-len(b.data), strings.Compare(a.name, b.name)) })
-	return all[:min(len(all), 150)], nil
+	if n := len(all); n > maxTried { // of all sizes
+		for i := range maxTried {
+			all[i] = all[i*n/maxTried]
+		}
+		all = all[:maxTried]
+	}
+	return all, nil
 }
 
 func enrich(ctx context.Context, t target, found []input, work string) (added, size int, err error) {

@@ -23,7 +23,7 @@ func FuzzLoad(f *testing.F) {
 		if err := os.WriteFile(name, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return Load(dir)
+		return Load(filepath.Dir(filepath.Dir(name)))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file, err := read(t, data)
