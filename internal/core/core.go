@@ -139,7 +139,7 @@ type Core struct {
 	tokens     tokenStore
 	passwords  passwords
 	leadership leadership
-	pulse      pulse
+	proof      proof
 	compactors [3]compactor // of SpaceEtcd, SpaceConsulKV, SpaceCatalog
 	janitor    janitor
 	alarmAt    time.Time     // the clock's alone: no alarm is proposed before

@@ -17,7 +17,6 @@ import (
 // Tick moves everything that depends on time: timeouts, leases, tokens, progress notifications, the quota, compaction. It
 // is called by one clock loop, a few times in each election timeout, and does not block.
 func (c *Core) Tick(now time.Time) {
-	c.pulse.beat(now, c.opt.Election/2)
 	s := c.observe(now)
 	// Last: who has waited for the clock finds everything else moved.
 	defer c.leadership.ticked(s.Leader == 0 && !s.NoLeaderSince.IsZero() && now.Sub(s.NoLeaderSince) >= lostAfter*c.opt.Election)
