@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/internal/core"
+	"holdfast.dev/holdfast/internal/fault"
 	"holdfast.dev/holdfast/internal/history"
 	"holdfast.dev/holdfast/internal/mvcc"
 )
@@ -125,6 +126,11 @@ func (o *watching) take(m *core.WatchMessage) {
 		}
 		if o.prev {
 			prev, err := e.Prev()
+			if err != nil && o.m.rotten && fault.From(err).Kind == fault.Corrupt {
+				w.log("watch %d meets the damage of %s", o.number, o.m.name())
+				o.end(0)
+				return
+			}
 			if err != nil {
 				w.violate("watch %d: the version before %q at %d cannot be read: %v", o.number, e.KV.Key, e.KV.ModRevision, err)
 				return
