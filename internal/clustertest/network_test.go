@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"testing/synctest"
 	"time"
 
 	"holdfast.dev/holdfast/internal/replica"
@@ -208,6 +209,9 @@ func (n *network) deliver(w *world, l *link, dir int, d time.Duration, from, to 
 			return
 		}
 		if w.plan.Coarse && !to.busy[workTurn] {
+			if !p.Raft {
+				synctest.Wait() // who serves a call has said what it needs
+			}
 			w.do(to, "", func() error { return to.stepper.Turn(false) })
 		}
 	})
@@ -286,6 +290,7 @@ type piece struct {
 	p    *passage
 	dir  int
 	size int
+	end  bool // there is no more
 	on   chan bool
 }
 
@@ -355,20 +360,19 @@ func (n *network) connect(w *world, p *passage) {
 	p.answer <- nil
 }
 
-// pump takes bytes from one pipe and, when the driver says so, puts them into the other.
+// pump takes bytes from one pipe and, when the driver says so, puts them into the other. What it meets at an end it leaves to
+// the driver too: else the other direction would see it sooner or later, as chance has it.
 func (n *network) pump(p *passage, dir int, from, to net.Conn) {
-	defer from.Close()
-	defer to.Close()
 	buf := make([]byte, 64<<10)
 	for {
 		size, err := from.Read(buf)
-		if err != nil {
-			return
-		}
-		x := &piece{p: p, dir: dir, size: size, on: make(chan bool, 1)}
+		x := &piece{p: p, dir: dir, size: size, end: err != nil, on: make(chan bool, 1)}
 		n.mu.Lock()
 		n.pieces = append(n.pieces, x)
 		n.mu.Unlock()
+		if err != nil {
+			return
+		}
 		select {
 		case ok := <-x.on:
 			if !ok {
@@ -378,26 +382,25 @@ func (n *network) pump(p *passage, dir int, from, to net.Conn) {
 			return
 		}
 		if _, err := to.Write(buf[:size]); err != nil {
-			return
+			return // the other direction reads the end
 		}
 	}
 }
 
 func (n *network) move(w *world, x *piece) {
 	p := x.p
-	p.pieces++
 	from, to := p.from, p.to
 	if x.dir == 1 {
 		from, to = to, from
 	}
-	if p.ended || p.limit > 0 && p.pieces > p.limit || !n.open(from, to) {
-		p.cut(w)
-		x.on <- false
+	if d := to.paused - w.now(); d > 0 && !p.ended {
+		w.after(d, func() { n.move(w, x) })
 		return
 	}
-	if d := to.paused - w.now(); d > 0 {
-		p.pieces--
-		w.after(d, func() { n.move(w, x) })
+	p.pieces++
+	if x.end || p.ended || p.limit > 0 && p.pieces > p.limit || !n.open(from, to) {
+		p.cut(w)
+		x.on <- false
 		return
 	}
 	w.log("snapshot %s>%s: piece %d", p.from.name(), p.to.name(), p.pieces)
