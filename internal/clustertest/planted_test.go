@@ -44,15 +44,15 @@ func TestPlanted(t *testing.T) {
 			if !ok {
 				t.Fatal("no seed is known to find it")
 			}
-			found, said := false, ""
-			child(t, binary, planted(bug), seed, 1, func(v verdict) {
-				found = len(v.Violations) > 0
-				said = strings.Join(v.Violations, "\n")
-			})
-			if !found {
-				t.Fatalf("seed %d does not find it any more: look for another one with `make simulate-planted`", seed)
+			// A change of the program or of the simulation makes other runs of the same seeds: the next ones may try too.
+			last, said := seed+9, ""
+			for ; said == "" && seed <= last; seed++ {
+				child(t, binary, planted(bug), seed, 1, func(v verdict) { said = strings.Join(v.Violations, "\n") })
 			}
-			t.Logf("seed %d: %s", seed, firstLine(said))
+			if said == "" {
+				t.Fatalf("seeds up to %d do not find it any more: look for another one with `make simulate-planted`", last)
+			}
+			t.Logf("seed %d: %s", seed-1, firstLine(said))
 		})
 	}
 }

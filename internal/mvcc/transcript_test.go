@@ -26,7 +26,7 @@ import (
 //
 // "*" stands for no bound, a quoted string for itself.
 func TestTranscripts(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/transcripts", func(t *testing.T, path string) {
 		x := openInstance(t, vfs.NewMem(), indexLimits{4, 4})
 		defer func() { x.close(t) }()
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
