@@ -303,6 +303,13 @@ func classOf(name string) opClass {
 	return opMark
 }
 
+// standsStill reports whether the storage engine stands still, holding its locks, after it has told of an error of this file:
+// the process ends then, which is what happens here at once. internal/storage has the tests of the telling.
+func standsStill(name string) bool {
+	dir, base := split(name)
+	return classOf(name) == opState && (strings.HasPrefix(base, "MANIFEST") || strings.HasPrefix(base, "marker.") || dir == dataDir)
+}
+
 // beginLocked is called before an operation, and returns what has to be called when it is done, or why it fails.
 func (d *disk) beginLocked(op, name string, sync bool) (after func() error, err error) {
 	class := classOf(name)
@@ -319,6 +326,13 @@ func (d *disk) beginLocked(op, name string, sync bool) (after func() error, err 
 		return nothing, nil
 	}
 	d.trap = nil
+	if t.kind >= trapError && standsStill(name) {
+		if t.kind == trapError {
+			d.taken = d.cloneLocked()
+			return nothing, nil
+		}
+		return func() error { d.taken = d.cloneLocked(); return nil }, nil
+	}
 	switch t.kind {
 	case trapError:
 		return nil, &fs.PathError{Op: op, Path: name, Err: t.err}

@@ -87,6 +87,12 @@ func (h *handle) growLocked(size int64) error {
 	if more <= 0 {
 		return nil
 	}
+	if h.disk.limit > 0 && h.disk.used+more > h.disk.limit && standsStill(h.name) {
+		if h.disk.taken == nil {
+			h.disk.taken = h.disk.cloneLocked()
+		}
+		h.disk.limit = 0
+	}
 	if h.disk.limit > 0 && h.disk.used+more > h.disk.limit {
 		return &fs.PathError{Op: "write", Path: h.name, Err: errNoSpace}
 	}
