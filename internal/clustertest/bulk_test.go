@@ -29,7 +29,7 @@ func TestSeeds(t *testing.T) {
 		runSeeds(t)
 		return
 	}
-	first, count := number(t, "SIM_FIRST", 1), number(t, "SIM_SEEDS", 20)
+	first, count := number(t, "SIM_FIRST", 1), number(t, "SIM_SEEDS", 12)
 	total, failed := bulk(t, os.Args[0], os.Environ(), first, count)
 	t.Logf("%d seeds from %d on, %d failed: %s", count, first, len(failed), total)
 }
@@ -174,7 +174,7 @@ func child(t *testing.T, binary string, env []string, first, count uint64, take 
 
 // TestSame runs a few seeds twice in one process: they must do the same thing.
 func TestSame(t *testing.T) {
-	for seed := uint64(1); seed <= number(t, "SIM_SAME", 2); seed++ {
+	for seed := uint64(1); seed <= number(t, "SIM_SAME", 1); seed++ {
 		a, b := simulate(t, planOf(seed), nil, nil), simulate(t, planOf(seed), nil, nil)
 		if a.hash != b.hash || a.lines != b.lines {
 			t.Errorf("seed %d: %s (%d lines) and %s (%d lines)", seed, a.hash, a.lines, b.hash, b.lines)
