@@ -17,6 +17,7 @@ type verdict struct {
 	Begun      bool // no more than that
 	Hash       string
 	Stats      stats
+	Judged     map[string]int
 	Violations []string
 }
 
@@ -30,8 +31,8 @@ func TestSeeds(t *testing.T) {
 		return
 	}
 	first, count := number(t, "SIM_FIRST", 1), number(t, "SIM_SEEDS", 12)
-	total, failed := bulk(t, os.Args[0], os.Environ(), first, count)
-	t.Logf("%d seeds from %d on, %d failed: %s", count, first, len(failed), total)
+	total, judged, failed := bulk(t, os.Args[0], os.Environ(), first, count)
+	t.Logf("%d seeds from %d on, %d failed: %s\njudged: %s", count, first, len(failed), total, judgedText(judged))
 }
 
 // runSeeds is a child.
@@ -47,7 +48,7 @@ func runSeeds(t *testing.T) {
 	for seed := first; seed < first+count; seed++ {
 		say(verdict{Seed: seed, Begun: true})
 		r := simulate(t, planOf(seed), nil, nil)
-		say(verdict{Seed: seed, Hash: r.hash, Stats: r.stats, Violations: r.violations})
+		say(verdict{Seed: seed, Hash: r.hash, Stats: r.stats, Judged: r.judged, Violations: r.violations})
 	}
 }
 
@@ -55,7 +56,7 @@ func runSeeds(t *testing.T) {
 const batchSeeds = 10
 
 // bulk runs seeds in child processes of a test binary and reports those that fail.
-func bulk(t *testing.T, binary string, env []string, first, count uint64) (total stats, failed []uint64) {
+func bulk(t *testing.T, binary string, env []string, first, count uint64) (total stats, judged map[string]int, failed []uint64) {
 	procs := number(t, "SIM_PROCS", 2)
 	stop := os.Getenv("SIM_STOP") == "1"
 	type batch struct {
@@ -65,6 +66,7 @@ func bulk(t *testing.T, binary string, env []string, first, count uint64) (total
 	batches := make(chan batch)
 	var mu sync.Mutex
 	hashes := map[uint64]string{}
+	judged = map[string]int{}
 	done := 0
 	take := func(v verdict, again bool) {
 		mu.Lock()
@@ -78,6 +80,9 @@ func bulk(t *testing.T, binary string, env []string, first, count uint64) (total
 		}
 		if !again {
 			total.add(v.Stats)
+			for what, n := range v.Judged {
+				judged[what] += n
+			}
 			if done++; done%100 == 0 {
 				fmt.Printf("%d of %d seeds, %d failed\n", done, count, len(failed))
 			}
@@ -112,7 +117,7 @@ func bulk(t *testing.T, binary string, env []string, first, count uint64) (total
 	}
 	close(batches)
 	workers.Wait()
-	return total, failed
+	return total, judged, failed
 }
 
 // some is the beginning of what is wrong; a replay tells all.

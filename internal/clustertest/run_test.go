@@ -3,9 +3,11 @@ package clustertest
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,6 +24,7 @@ type result struct {
 	violations []string
 	stats      stats
 	lines      int
+	judged     map[string]int // by history: what, how often
 }
 
 // simulate runs a plan in a bubble of its own, and judges what was seen.
@@ -61,6 +64,7 @@ func simulate(t *testing.T, p plan, traceTo, verbose io.Writer) (r result) {
 		r.violations = append(r.violations, v.Judge+": "+v.Rule+": "+v.Words)
 	}
 	r.violations = append(r.violations, report.Undecided...)
+	r.judged = report.Counts
 	if name := os.Getenv("SIM_HISTORY"); name != "" {
 		if err := w.history.Save(name); err != nil {
 			r.violations = append(r.violations, err.Error())
@@ -109,10 +113,19 @@ func TestSeed(t *testing.T) {
 		out = f
 	}
 	r := simulate(t, p, out, out)
-	t.Logf("seed %d: trace hash %s, %s", p.Seed, r.hash, r.stats)
+	t.Logf("seed %d: trace hash %s, %s; judged: %s", p.Seed, r.hash, r.stats, judgedText(r.judged))
 	for _, v := range r.violations {
 		t.Error(v)
 	}
+}
+
+// judgedText lists what was judged, by name.
+func judgedText(judged map[string]int) string {
+	var words []string
+	for _, what := range slices.Sorted(maps.Keys(judged)) {
+		words = append(words, fmt.Sprintf("%d %s", judged[what], what))
+	}
+	return strings.Join(words, ", ")
 }
 
 // watchdog ends the process when a simulation does not: the driver waits for somebody who waits for something outside, or
