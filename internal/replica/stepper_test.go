@@ -62,7 +62,9 @@ func newThree(t *testing.T) *three {
 		source := &stubborn{t: t}
 		s, err := NewStepper(store, Options{
 			Machine: machine, Source: source, Stamp: stampBatch, Clock: Wall{}, Rand: rand.NewPCG(id, 1),
-			Identify: func(net.Conn, uint64) (policy.Principal, error) { return policy.NewMember("peer", policy.Certificate{}), nil },
+			Identify: func(net.Conn, uint64) (policy.Principal, error) {
+				return policy.NewMember("peer", policy.Certificate{}), nil
+			},
 		})
 		if err != nil {
 			t.Fatal(err)
