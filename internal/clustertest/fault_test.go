@@ -3,6 +3,7 @@ package clustertest
 import (
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -237,7 +238,9 @@ func (w *world) rot(rng *rand.Rand) {
 	names, sizes := d.files()
 	var nonempty []int
 	for k := range names {
-		if sizes[k] > 0 {
+		// Of the storage engine's files only tables have sums of their own that tell all damage; the rest is what sealing is for.
+		unguarded := !w.plan.Sealed && classOf(names[k]) == opState && !strings.HasSuffix(names[k], ".sst")
+		if sizes[k] > 0 && !unguarded {
 			nonempty = append(nonempty, k)
 		}
 	}

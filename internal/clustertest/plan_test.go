@@ -38,7 +38,7 @@ func planOf(seed uint64) plan {
 	pick := func(n int) int { return rng.IntN(n) }
 	p := plan{
 		Seed: seed, Duration: 30 * time.Minute, Members: []int{3, 3, 3, 3, 5, 1}[pick(6)], Level: 2,
-		Sealed: pick(8) == 0, Coarse: pick(4) > 0, Heartbeat: time.Second, Election: 5 * time.Second, Beat: time.Second,
+		Sealed: pick(4) == 0, Coarse: pick(4) > 0, Heartbeat: time.Second, Election: 5 * time.Second, Beat: time.Second,
 		NetDelay:  []time.Duration{time.Millisecond, 5 * time.Millisecond, 50 * time.Millisecond}[pick(3)],
 		DiskDelay: []time.Duration{time.Millisecond, 4 * time.Millisecond, 30 * time.Millisecond}[pick(3)],
 		TurnDelay: 100 * time.Microsecond, ApplyDelay: []time.Duration{time.Millisecond, 10 * time.Millisecond}[pick(2)],

@@ -58,7 +58,7 @@ func simulate(t *testing.T, p plan, traceTo, verbose io.Writer) (r result) {
 	r.hash, r.stats, r.lines = w.trace.hash(), w.stats, w.trace.lines
 	r.violations = append(w.violations, r.violations...)
 	report := history.Check(w.history, history.Options{
-		SettledAt: int64(w.settledAt), Locks: []string{"k/"}, WakeAllowance: 2 * time.Minute,
+		SettledAt: int64(w.settledAt), Locks: []string{"k/"}, WakeAllowance: wakeTime,
 	})
 	for _, v := range report.Violations {
 		r.violations = append(r.violations, v.Judge+": "+v.Rule+": "+v.Words)
@@ -166,3 +166,7 @@ func (s stats) String() string {
 		"%d starts, %d elections, %d snapshots sent, %d members joined, %d found damaged",
 		s.Events, s.Operations, s.Answered, s.Refused, s.Unknown, s.Entries, s.Faults, s.Kills, s.PowerCuts, s.Traps, s.Starts, s.Elections, s.Snapshots, s.Joined, s.Spoiled)
 }
+
+// wakeTime is how long a blocking query may wait on after a change was acknowledged: its member may be cut off until it notices
+// that it has no leader, and stand still for 30 s on top.
+const wakeTime = 30 * time.Second
