@@ -101,13 +101,7 @@ func newDisk() *disk {
 	return &disk{root: &inode{dir: true, children: map[string]*inode{}}, locks: map[string]bool{}}
 }
 
-// clone returns the disk as a dead process leaves it: everything that was written is there, synced or not.
-func (d *disk) clone() *disk {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.cloneLocked()
-}
-
+// cloneLocked returns the disk as a dead process leaves it: everything that was written is there, synced or not.
 func (d *disk) cloneLocked() *disk {
 	copied := map[*inode]*inode{}
 	var deep func(n *inode) *inode

@@ -65,12 +65,10 @@ type member struct {
 	said    bool   // has published itself in this run
 
 	fatal     fatal
-	stepped   bool // some step was taken since the driver last looked
 	busy      [numWork]bool
 	stalled   time.Duration // the disk stands still until then
 	paused    time.Duration // the process stands still until then
 	published *operation
-	promoting *operation
 }
 
 // The kinds of work that the driver schedules for a member.

@@ -56,7 +56,6 @@ type world struct {
 	runs      map[uint64]int        // by term: in which of its runs
 	committed map[uint64]entryPrint // what was applied, by index
 	hashes    map[uint64][sha256.Size]byte
-	top       uint64 // highest index that anybody has applied
 
 	history    history.History
 	violations []string

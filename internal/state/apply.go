@@ -140,8 +140,7 @@ func (a *application) commit() (*Outcome, error) {
 	// gofail: var commitBeforePreCommitHook struct{}
 	a.batch.Set(appliedKey(), a.clock.append(row[:0]))
 	// gofail: var commitAfterPreCommitHook struct{}
-	compacts := len(a.out.Effects.Compacted) > 0
-	if compacts {
+	if len(a.out.Effects.Compacted) > 0 {
 		// gofail: var compactBeforeCommitScheduledCompact struct{}
 	}
 	// gofail: var beforeCommit struct{}
@@ -149,7 +148,7 @@ func (a *application) commit() (*Outcome, error) {
 		return nil, err
 	}
 	// gofail: var afterCommit struct{}
-	if compacts {
+	if len(a.out.Effects.Compacted) > 0 {
 		// gofail: var compactAfterCommitScheduledCompact struct{}
 	}
 	if a.encryptionOwned {
