@@ -343,7 +343,7 @@ func TestIOErrorsOfOne(t *testing.T) {
 			k.on(victim.disk, errEIO)
 		}
 		stop := l.load(cl, 4, c.rng.Uint64())
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(2 * time.Minute)
 		for k.at.Load() == nil && time.Now().Before(deadline) {
 			pause(time.Millisecond)
 		}

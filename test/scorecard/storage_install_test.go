@@ -122,7 +122,7 @@ func (c *cluster) lag(victim *member, l *ledger) error {
 	target := l.acked.Load() + 260
 	stop := l.load(cl, 4, c.rng.Uint64()) // few at once: entries, not bytes, make the log go
 	defer stop()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute) // the machine may be busy
 	for l.acked.Load() < target {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("no progress:\n%s", c.logs())
@@ -309,7 +309,7 @@ func (c *cluster) waitForIt(m *member, k *strike, powered chan struct{}) {
 
 // installed waits until the member has installed a snapshot.
 func installed(m *member) error {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !strings.Contains(m.log.String(), "installed a snapshot") {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("no snapshot was needed:\n%s", tail(m.log))

@@ -330,7 +330,7 @@ func (m *member) ready(limit time.Duration) error {
 }
 
 // readyLimit is how long a member may take to serve on a busy machine.
-const readyLimit = 60 * time.Second
+const readyLimit = 3 * time.Minute
 
 // start launches the member and waits until it serves.
 func (m *member) start() error {

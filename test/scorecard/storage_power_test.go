@@ -247,7 +247,7 @@ func TestPowerLossOfSome(t *testing.T) {
 // goesOn waits for further acknowledged writes.
 func (c *cluster) goesOn(l *ledger, _ *clientv3.Client, round int) {
 	c.t.Helper()
-	target, deadline := l.acked.Load()+5, time.Now().Add(20*time.Second)
+	target, deadline := l.acked.Load()+5, time.Now().Add(2*time.Minute)
 	for l.acked.Load() < target {
 		if time.Now().After(deadline) {
 			c.t.Fatalf("round %d: the others do not go on\n%s", round, c.logs())
