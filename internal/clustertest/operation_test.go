@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -168,8 +169,13 @@ func plain(err error) string {
 		return "ok"
 	}
 	text, _, _ := strings.Cut(err.Error(), "\n")
+	text = engineFile.ReplaceAllString(text, "/N.")
 	return text[:min(len(text), 200)]
 }
+
+// engineFile is the number in the name of a file of the storage engine: a flush and a compaction at the same moment take
+// theirs in either order.
+var engineFile = regexp.MustCompile(`/[0-9]{6}\.`)
 
 // outcome says what is known of an operation that came back with err.
 func outcome(err error) history.Outcome {
