@@ -367,7 +367,10 @@ func (r *Record) endOf(paths []string) (prev seal.PrevSegment, seq uint64, err e
 			return prev, 0, err
 		}
 	}
-	return prev, seq, nil
+	if n := len(readers); n > 0 {
+		err = readers[n-1].Settle(r.o.FS) // the next file attests its end
+	}
+	return prev, seq, err
 }
 
 // prune removes the oldest files while the record is too large.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -328,6 +329,49 @@ func TestUnwritableRecordSaysSoAndRecovers(t *testing.T) {
 	all, _ := f.read(t)
 	if len(all) != 2 || all[0].Subject != "before" || all[1].Subject != "after" || all[1].Seq != 2 {
 		t.Fatalf("%+v", all)
+	}
+}
+
+// seen notes what is done to files.
+type seen struct {
+	mu  sync.Mutex
+	ops []string
+}
+
+func (s *seen) String() string { return "seen" }
+func (s *seen) MaybeError(op errorfs.Op) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ops = append(s.ops, fmt.Sprintf("%v %s", op.Kind, op.Path[strings.LastIndex(op.Path, "/")+1:]))
+	return nil
+}
+
+// TestRestartSettlesTheFormerFile: what a restart reads may be in the page cache only, taken for clean by the kernel after a sync that
+// failed. It is written and synced again before the next file attests it, or a power cut would make damage of it.
+func TestRestartSettlesTheFormerFile(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, nil)
+	commit(t, r, "first")
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	paths, err := list(f.fs, "/data/audit")
+	if err != nil {
+		t.Fatal(err)
+	}
+	former := paths[len(paths)-1][len("/data/audit/"):]
+	next := fmt.Sprintf("%016x%s", len(paths)+1, suffix)
+
+	s := &seen{}
+	plain := f.fs
+	f.fs = errorfs.Wrap(plain, s)
+	if err := f.open(t, nil).Close(); err != nil {
+		t.Fatal(err)
+	}
+	at := func(what string) int { return slices.Index(s.ops, what) }
+	write, sync, create := at(fmt.Sprintf("%v %s", errorfs.OpFileWriteAt, former)), at(fmt.Sprintf("%v %s", errorfs.OpFileSync, former)), slices.IndexFunc(s.ops, func(op string) bool { return strings.HasSuffix(op, next) })
+	if write < 0 || sync < write || create < sync {
+		t.Errorf("written again at %d, synced at %d, the next file at %d of\n%s", write, sync, create, strings.Join(s.ops, "\n"))
 	}
 }
 

@@ -88,6 +88,7 @@ type inode struct {
 	data   []byte
 	synced int64            // size at the last sync
 	dirty  map[int64][]byte // blocks written since, as they were
+	clean  map[int64][]byte // blocks that a failed sync did not write, as they are on the disk; none will, unless they are written again
 	mod    time.Time
 }
 
@@ -116,7 +117,7 @@ func (d *disk) cloneLocked() *disk {
 		copied[n] = c
 		if !n.dir {
 			c.data = slices.Clone(n.data)
-			c.dirty = maps.Clone(n.dirty) // blocks never change once kept
+			c.dirty, c.clean = maps.Clone(n.dirty), maps.Clone(n.clean) // blocks never change once kept
 			return c
 		}
 		c.children = make(map[string]*inode, len(n.children))
@@ -207,8 +208,24 @@ func (n *inode) lose(rng *rand.Rand, percent int) {
 		clear(n.data[at:end])
 		copy(n.data[at:end], old)
 	}
+	for b, old := range n.clean {
+		if at := b * blockSize; at < int64(len(n.data)) {
+			end := min(at+blockSize, int64(len(n.data)))
+			clear(n.data[at:end])
+			copy(n.data[at:end], old)
+		}
+	}
 	n.data = n.data[:min(size, int64(len(n.data)))]
-	n.synced, n.dirty = int64(len(n.data)), nil
+	n.synced, n.dirty, n.clean = int64(len(n.data)), nil, nil
+}
+
+// forget is a sync that failed, after which the kernel takes for written what was not.
+func (n *inode) forget() {
+	if n.clean == nil {
+		n.clean = map[int64][]byte{}
+	}
+	maps.Copy(n.clean, n.dirty)
+	clear(n.dirty)
 }
 
 // touch keeps the blocks that a write of [at, at+size) changes, as they are now.
@@ -218,6 +235,11 @@ func (n *inode) touch(at, size int64) {
 	}
 	for b := at / blockSize; b*blockSize < at+size; b++ {
 		if _, kept := n.dirty[b]; kept {
+			continue
+		}
+		if old, kept := n.clean[b]; kept {
+			n.dirty[b] = old
+			delete(n.clean, b)
 			continue
 		}
 		from := b * blockSize
@@ -304,15 +326,16 @@ func standsStill(name string) bool {
 	return classOf(name) == opState && (strings.HasPrefix(base, "MANIFEST") || strings.HasPrefix(base, "marker.") || dir == dataDir)
 }
 
-// beginLocked is called before an operation, and returns what has to be called when it is done, or why it fails.
-func (d *disk) beginLocked(op, name string, sync bool) (after func() error, err error) {
+// beginLocked is called before an operation, and returns what has to be called when it is done, or why it fails. synced is the file
+// or directory of a sync, nil if it is none.
+func (d *disk) beginLocked(op, name string, synced *inode) (after func() error, err error) {
 	class := classOf(name)
 	if strings.HasSuffix(name, "next.zero") {
 		return nothing, nil // prepared beside everything else: no order
 	}
 	d.ops[class]++
 	t := d.trap
-	if t == nil || t.class != class || t.sync && !sync || d.taken != nil {
+	if t == nil || t.class != class || t.sync && synced == nil || d.taken != nil {
 		return nothing, nil
 	}
 	t.left--
@@ -320,6 +343,9 @@ func (d *disk) beginLocked(op, name string, sync bool) (after func() error, err 
 		return nothing, nil
 	}
 	d.trap = nil
+	if t.kind == trapError && synced != nil && t.seed%2 == 0 {
+		synced.forget()
+	}
 	if t.kind >= trapError && standsStill(name) {
 		if t.kind == trapError {
 			d.taken = d.cloneLocked()
@@ -392,7 +418,7 @@ func (n *inode) put(names []string, to []*inode) {
 func (d *disk) change(op, name string, f func(dir *inode, base string) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	after, err := d.beginLocked(op, name, false)
+	after, err := d.beginLocked(op, name, nil)
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func (h *handle) put(p []byte, off int64) (int, error) {
 	if !h.write {
 		return 0, &fs.PathError{Op: "write", Path: h.name, Err: fs.ErrPermission}
 	}
-	after, err := d.beginLocked("write", h.name, false)
+	after, err := d.beginLocked("write", h.name, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -123,7 +123,7 @@ func (h *handle) Sync() error {
 	d := h.disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	after, err := d.beginLocked("sync", h.name, true)
+	after, err := d.beginLocked("sync", h.name, h.n)
 	if err != nil {
 		return err
 	}

@@ -77,10 +77,9 @@ func (s *Store) recoverLog() error {
 		}
 	}
 	l.hard.commit = max(l.hard.commit, confs.committed)
-	// What was read may never have been synced: it may be in the page cache only. From here on it counts as durable, and
-	// the next segment attests it.
-	if err := syncFile(s.fs, paths[len(readers)-1]); err != nil {
-		return fmt.Errorf("sync the log: %w", err)
+	// What was read may never have been synced. From here on it counts as durable, and the next segment attests it.
+	if err := readers[len(readers)-1].Settle(s.fs); err != nil {
+		return fmt.Errorf("settle the log: %w", err)
 	}
 	if err := l.startSegment(numbers[len(readers)-1]+1, end, 0); err != nil {
 		return err

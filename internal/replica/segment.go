@@ -121,16 +121,3 @@ func syncDir(fs vfs.FS, dir string) error {
 	}
 	return d.Close()
 }
-
-// syncFile makes the bytes of a file durable that another process may have written.
-func syncFile(fs vfs.FS, path string) error {
-	f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		_ = f.Close() // the sync's error is the one that counts
-		return err
-	}
-	return f.Close()
-}

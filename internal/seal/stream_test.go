@@ -547,6 +547,119 @@ func TestStreamWriteError(t *testing.T) {
 	}
 }
 
+// TestSettle: the sync of the last frames failed, so they are in the page cache and never on the disk, whoever syncs again. What a
+// start finds there has to be on the disk before a next segment attests it; without Settle the power cut below makes damage of it.
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	for _, settle := range []bool{true, false} {
+		mem, ring := newRing(t)
+		disk := &forgetful{FS: mem, path: segmentPath(1), cached: map[int64]int64{}}
+		w := must(CreateStream(disk, ring, segmentPath(1), StreamOptions{Segment: 1, Preallocate: 64 << 10}))(t)
+		appendFrames(t, w, 0, 20)
+		if err := w.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		appendFrames(t, w, 20, 25)
+		disk.fail = true
+		oneOf(t, w.Sync(), errDisk)
+		disk.fail = false
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+
+		readers, stale, err := OpenChain(disk, ring, []string{segmentPath(1)})
+		if err != nil || stale != "" {
+			t.Fatal(stale, err)
+		}
+		r := readers[0]
+		if err := r.Settle(disk); err == nil {
+			t.Error("a segment was settled before its end was known")
+		}
+		if n, err := drain(t, r); n != 25 || err != nil {
+			t.Fatalf("%d frames are in the cache, %v", n, err)
+		}
+		if settle {
+			err = r.Settle(disk)
+		} else {
+			err = disk.sync() // what a plain sync does
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := must(CreateStream(disk, ring, segmentPath(2), StreamOptions{Segment: 2, Prev: must(r.End())(t)}))(t)
+		if err := errors.Join(r.Close(), next.Close()); err != nil {
+			t.Fatal(err)
+		}
+
+		put(t, mem, segmentPath(1), disk.durable)
+		n, _, err := drainChain(t, mem, ring, []string{segmentPath(1), segmentPath(2)})
+		if settle && (n != 25 || err != nil) {
+			t.Errorf("after the power cut: %d frames, %v", n, err)
+		}
+		if !settle && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("the disk forgets nothing, so this test shows nothing: %d frames, %v", n, err)
+		}
+	}
+}
+
+// forgetful is a disk that, of the file at path, forgets what a failed sync should have written, as kernels do: it is in the page
+// cache, clean.
+type forgetful struct {
+	vfs.FS
+	path    string
+	fail    bool
+	cached  map[int64]int64 // written since the last sync: from, to
+	durable []byte
+	whole   func() []byte
+}
+
+type forgetfulFile struct {
+	vfs.File
+	d *forgetful
+}
+
+func (d *forgetful) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	f, err := d.FS.OpenReadWrite(name, c, o...)
+	if err != nil || name != d.path {
+		return f, err
+	}
+	d.whole = func() []byte {
+		b, err := d.FS.(*vfs.MemFS).UnsafeGetFileDataBuffer(name)
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
+	return forgetfulFile{f, d}, nil
+}
+
+func (f forgetfulFile) Write(p []byte) (int, error) {
+	at := int64(len(f.d.whole()))
+	f.d.cached[at] = at + int64(len(p))
+	return f.File.Write(p)
+}
+
+func (f forgetfulFile) WriteAt(p []byte, off int64) (int, error) {
+	f.d.cached[off] = max(f.d.cached[off], off+int64(len(p)))
+	return f.File.WriteAt(p, off)
+}
+
+func (f forgetfulFile) Sync() error     { return f.d.sync() }
+func (f forgetfulFile) SyncData() error { return f.d.sync() }
+
+func (d *forgetful) sync() error {
+	defer clear(d.cached)
+	if d.fail {
+		return errDisk
+	}
+	now := d.whole()
+	d.durable = append(d.durable, make([]byte, len(now)-len(d.durable))...)
+	for from, to := range d.cached {
+		copy(d.durable[from:to], now[from:to])
+	}
+	return nil
+}
+
 // TestStreamNonces collects every nonce and every salt over restarts and a copied directory where both copies go on.
 func TestStreamNonces(t *testing.T) {
 	t.Parallel()

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -243,6 +244,9 @@ func (lab *laboratory) fell(m *member, excused bool) {
 		return
 	}
 	words := fmt.Sprintf("%s ended by itself: %v\n%s", m.name, m.proc.err, tail(m.log))
+	if slices.Contains(lab.result.Fell, words) {
+		return
+	}
 	lab.result.Fell = append(lab.result.Fell, words)
 	lab.say("%s", words)
 }

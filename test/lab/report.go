@@ -64,7 +64,10 @@ func tail(name string) string {
 	}
 	var lines []string
 	for line := range strings.Lines(string(data)) {
-		lines = append(lines, strings.TrimRight(line[:min(len(line), 500)], "\n"))
+		line = strings.TrimRight(line[:min(len(line), 500)], "\n")
+		if !slices.Contains(lines, line) { // what cannot start says the same again and again
+			lines = append(lines, line)
+		}
 	}
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
