@@ -168,7 +168,7 @@ func (m *member) engine(ring *seal.Keyring) func(dir string) (*storage.Engine, e
 	return func(dir string) (*storage.Engine, error) {
 		return storage.Open(storage.Options{
 			FS: m.fs(ring), Dir: dir, Split: mvcc.Split, CacheBytes: 1 << 20, MemTableBytes: 8 << 20,
-			Logger: m.w.logger(m), OnFatal: m.onFatal,
+			Logger: m.w.logger(m), OnFatal: m.onFatal, Settle: func(path string) error { return seal.Rewrite(m.disk, path) },
 		})
 	}
 }

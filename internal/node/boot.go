@@ -215,5 +215,6 @@ func (n *Node) buildState(dir string, f *founding) (err error) {
 func (n *Node) newEngine(dir string) (*storage.Engine, error) {
 	return storage.Open(storage.Options{
 		FS: seal.NewFS(n.env.FS, n.home.ring, n.home.dir), Dir: dir, Split: mvcc.Split, Logger: n.log, OnFatal: n.fail,
+		Settle: func(path string) error { return seal.Rewrite(n.env.FS, path) },
 	})
 }

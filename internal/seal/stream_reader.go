@@ -334,31 +334,45 @@ func (r *StreamReader) End() (PrevSegment, error) {
 	}
 }
 
-// Settle makes durable what End found. Whoever lets a next segment attest that end has to call it before: what was read may be in
-// the page cache only, and after a sync that failed the kernel holds it for clean, so that another sync would go through and write
-// nothing. The same bytes are therefore written again, and synced.
-func (r *StreamReader) Settle(fs vfs.FS) (err error) {
+// Settle makes durable what End found. Whoever lets a next segment attest that end has to call it before.
+func (r *StreamReader) Settle(fs vfs.FS) error {
 	if !r.done || r.err != nil {
 		return fmt.Errorf("settle %s: it was not read to its end", r.path)
 	}
-	f, err := fs.OpenReadWrite(r.path, vfs.WriteCategoryUnspecified)
+	return rewrite(fs, r.path, r.offset)
+}
+
+// Rewrite makes durable what a file holds that a former process wrote. It may be in the page cache only, and after a sync that
+// failed the kernel holds it for clean, so that another sync would go through and write nothing. The same bytes are therefore
+// written again, and synced.
+func Rewrite(fs vfs.FS, path string) error {
+	info, err := fs.Stat(path)
+	if err != nil {
+		return err
+	}
+	return rewrite(fs, path, info.Size())
+}
+
+// rewrite is Rewrite of the first size bytes.
+func rewrite(fs vfs.FS, path string, size int64) (err error) {
+	f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	buf := make([]byte, min(r.offset, windowSize))
-	for at := int64(0); at < r.offset; {
-		piece := buf[:min(int64(len(buf)), r.offset-at)]
-		if _, err := r.file.ReadAt(piece, at); err != nil {
-			return fmt.Errorf("read %s: %w", r.path, err)
+	buf := make([]byte, min(size, windowSize))
+	for at := int64(0); at < size; {
+		piece := buf[:min(int64(len(buf)), size-at)]
+		if _, err := f.ReadAt(piece, at); err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
 		}
 		if _, err := f.WriteAt(piece, at); err != nil {
-			return fmt.Errorf("write %s again: %w", r.path, err)
+			return fmt.Errorf("write %s again: %w", path, err)
 		}
 		at += int64(len(piece))
 	}
 	if err := f.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", r.path, err)
+		return fmt.Errorf("sync %s: %w", path, err)
 	}
 	return nil
 }

@@ -2,6 +2,9 @@ package storage_test
 
 import (
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,5 +57,41 @@ func TestFailedDirectorySync(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Fatalf("sync %d: neither an error nor a fault", n)
 		}
+	}
+}
+
+// TestSettle: the MANIFEST that a start finds is settled before pebble goes by it, and one that cannot be settled is refused.
+func TestSettle(t *testing.T) {
+	mem := vfs.NewMem()
+	var reads, settled []string
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpOpen && strings.HasPrefix(mem.PathBase(op.Path), "MANIFEST-") {
+			reads = append(reads, fmt.Sprint(len(settled)))
+		}
+		return nil
+	}))
+	refusal := errors.New("input/output error")
+	var fails error
+	o := storage.Options{FS: fs, Dir: "engine", Settle: func(path string) error { settled = append(settled, mem.PathBase(path)); return fails }}
+	for run := range 3 {
+		e, err := storage.Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := e.NewBatch()
+		b.Set([]byte("k"), []byte("v"))
+		if err := errors.Join(e.Apply(b), b.Close(), e.Flush(), e.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if run == 0 && len(settled) > 0 {
+			t.Errorf("a new directory has %v to settle", settled)
+		}
+	}
+	if len(settled) < 2 || len(reads) == 0 || slices.Contains(reads, "0") {
+		t.Errorf("settled %v; the MANIFEST was opened after so many: %v", settled, reads)
+	}
+	fails = refusal
+	if e, err := storage.Open(o); !errors.Is(err, refusal) {
+		t.Errorf("it opens although its MANIFEST cannot be settled: %v, %v", e, err)
 	}
 }

@@ -22,6 +22,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -71,6 +73,11 @@ type Options struct {
 	// nil, the engine panics.
 	OnFatal func(error)
 
+	// Settle, if set, is called at the start for each file that says which tables count, and makes durable what it holds. A former
+	// process may have failed to sync it, and a plain sync would not help then (seal.Rewrite); pebble goes by it for some time,
+	// and tells what it counts as flushed.
+	Settle func(path string) error
+
 	// OnFlushed, if set, is called after each flush has become durable. It must not call the engine.
 	OnFlushed func()
 }
@@ -104,6 +111,10 @@ func Open(o Options) (*Engine, error) {
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
+	if err := o.settle(); err != nil {
+		e.cache.Unref()
+		return nil, fmt.Errorf("storage: settle what a former run has left: %w", err)
+	}
 	o.FS = &directories{o.FS, e}
 	db, err := pebble.Open(o.Dir, e.pebbleOptions(o))
 	if err != nil {
@@ -112,6 +123,28 @@ func Open(o Options) (*Engine, error) {
 	}
 	e.db = db
 	return e, nil
+}
+
+func (o *Options) settle() error {
+	if o.Settle == nil {
+		return nil
+	}
+	names, err := o.FS.List(o.Dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, "MANIFEST-") {
+			continue
+		}
+		if err := o.Settle(o.FS.PathJoin(o.Dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (e *Engine) pebbleOptions(o Options) *pebble.Options {
