@@ -115,7 +115,8 @@ func (c *consulClient) do(ctx context.Context, o history.ConsulOperation) histor
 	if err != nil {
 		o.Outcome, o.Error, c.left = history.Unknown, err.Error(), 0
 		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
+		var status refusedStatus
+		if errors.As(err, &op) && op.Op == "dial" || errors.As(err, &status) {
 			o.Outcome = history.Refused
 		}
 	}
@@ -171,10 +172,17 @@ func (c *consulClient) exchange(ctx context.Context, o *history.ConsulOperation)
 		return nil
 	}
 	if a.StatusCode != http.StatusOK {
-		return fmt.Errorf("%d %s", a.StatusCode, bytes.TrimSpace(data))
+		err := fmt.Errorf("%d %s", a.StatusCode, bytes.TrimSpace(data))
+		if a.StatusCode >= 400 && a.StatusCode < 500 {
+			return refusedStatus{err}
+		}
+		return err
 	}
 	return readConsul(data, o)
 }
+
+// refusedStatus is an answer about the request itself, not about what became of it: it was not done.
+type refusedStatus struct{ error }
 
 // readConsul reads the body of a good answer.
 func readConsul(data []byte, o *history.ConsulOperation) error {
