@@ -28,6 +28,7 @@ func (c *client) admin() func() {
 				idle()
 				return
 			}
+			w.removal = false
 			c.manage(m, value.([]state.Member), idle)
 		})
 	}
@@ -73,6 +74,7 @@ func (c *client) manage(m *member, list []state.Member, idle func()) {
 	w.adopt(list)
 	done := func(any, error) { idle() }
 	remove := func(x *member) {
+		w.removal = true
 		w.admin(m, "member remove "+x.name(), func(ctx context.Context, co *core.Core) (any, error) {
 			return co.MemberRemove(ctx, w.system, x.id)
 		}, func(value any, err error) {

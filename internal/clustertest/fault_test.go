@@ -227,7 +227,7 @@ func (w *world) rot(rng *rand.Rand) {
 			return
 		}
 	}
-	if voters < 3 {
+	if voters < 3 || w.removal {
 		return
 	}
 	m := list[i%uint64(len(list))]

@@ -49,6 +49,7 @@ type world struct {
 	tidied     bool
 	lasts      int
 	lastError  error
+	removal    bool // a member is being removed, or may have been: until somebody lists the members
 	invited    int
 	record     history.Recorder
 
