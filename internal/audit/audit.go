@@ -106,7 +106,7 @@ func Open(o Options) (*Record, error) {
 	if o.KeepBytes == 0 {
 		o.KeepBytes = DefaultKeepBytes
 	}
-	if err := makeDir(o.FS, o.Dir); err != nil {
+	if err := seal.MakeDir(o.FS, o.Dir); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	r := &Record{o: o, wake: make(chan struct{}, 1), closed: make(chan struct{})}
@@ -115,18 +115,6 @@ func Open(o Options) (*Record, error) {
 	}
 	go r.run()
 	return r, nil
-}
-
-// makeDir creates the directory so that a crash does not take it away again.
-func makeDir(fs vfs.FS, dir string) error {
-	if err := fs.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	parent, err := fs.OpenDir(fs.PathDir(dir))
-	if err != nil {
-		return err
-	}
-	return errors.Join(parent.Sync(), parent.Close())
 }
 
 // Note takes an event to be written soon. If too many wait, it is counted and left out.

@@ -206,7 +206,7 @@ func (h *home) load(name string) (data []byte, ok bool, err error) {
 
 // store writes a small sealed file.
 func (h *home) store(name string, data []byte) error {
-	if err := h.env.FS.MkdirAll(h.path(pkiName), 0o700); err != nil {
+	if err := seal.MakeDir(h.env.FS, h.path(pkiName)); err != nil {
 		return err
 	}
 	return seal.WriteFile(h.env.FS, h.ring, h.path(pkiName, name), data)
