@@ -87,7 +87,7 @@ simulate: ## SEEDS simulated clusters (default 5000) from FIRST on (default 1) o
 simulate-planted: ## each planted bug is looked for among 200 seeds: it must be found
 	SIM_PLANTED=1 $(GO) test -count=1 -v -timeout 0 -run 'TestPlantedSeeds$$' ./internal/clustertest
 
-bench: build ## Holdfast beside etcd 3.7.3 and an empty server, A B A B, same load, into docs/benchmarks.md (about 25 minutes; wants an idle machine)
+bench: build ## Holdfast beside etcd 3.7.3 and an empty server, A B A B, same load, into docs/benchmarks.md (about 20 minutes; wants an idle machine)
 	cd test/bench && $(GO) run . -binary ../../$(BIN) -write ../../docs/benchmarks.md
 
 fuzz: ## every fuzz target for FUZZTIME (default 30s), two at once, with a table; FUZZ=pattern for some, RESUME=1 to go on
