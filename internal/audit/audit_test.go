@@ -363,8 +363,7 @@ func TestRestartSettlesTheFormerFile(t *testing.T) {
 	next := fmt.Sprintf("%016x%s", len(paths)+1, suffix)
 
 	s := &seen{}
-	plain := f.fs
-	f.fs = errorfs.Wrap(plain, s)
+	f.fs = errorfs.Wrap(f.fs, s)
 	if err := f.open(t, nil).Close(); err != nil {
 		t.Fatal(err)
 	}

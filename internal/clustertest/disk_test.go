@@ -205,18 +205,21 @@ func (n *inode) lose(rng *rand.Rand, percent int) {
 			size = max(size, end)
 			continue
 		}
-		clear(n.data[at:end])
-		copy(n.data[at:end], old)
+		n.revert(b, old)
 	}
 	for b, old := range n.clean {
-		if at := b * blockSize; at < int64(len(n.data)) {
-			end := min(at+blockSize, int64(len(n.data)))
-			clear(n.data[at:end])
-			copy(n.data[at:end], old)
-		}
+		n.revert(b, old)
 	}
 	n.data = n.data[:min(size, int64(len(n.data)))]
 	n.synced, n.dirty, n.clean = int64(len(n.data)), nil, nil
+}
+
+// revert puts a block back to what it was; zeros where it was not.
+func (n *inode) revert(b int64, old []byte) {
+	at := min(b*blockSize, int64(len(n.data)))
+	end := min(at+blockSize, int64(len(n.data)))
+	clear(n.data[at:end])
+	copy(n.data[at:end], old)
 }
 
 // forget is a sync that failed, after which the kernel takes for written what was not.

@@ -73,6 +73,9 @@ func openHome(c *config.Config, env Env) (*home, error) {
 	if err := h.openKeyring(c); err != nil {
 		return nil, errors.Join(err, h.close())
 	}
+	if err := seal.MakeDir(env.FS, h.path(pkiName)); err != nil {
+		return nil, errors.Join(fmt.Errorf("data directory: %w", err), h.close())
+	}
 	return h, nil
 }
 
@@ -206,9 +209,6 @@ func (h *home) load(name string) (data []byte, ok bool, err error) {
 
 // store writes a small sealed file.
 func (h *home) store(name string, data []byte) error {
-	if err := seal.MakeDir(h.env.FS, h.path(pkiName)); err != nil {
-		return err
-	}
 	return seal.WriteFile(h.env.FS, h.ring, h.path(pkiName, name), data)
 }
 
