@@ -23,6 +23,7 @@ import (
 // done is what was run of a target.
 type done struct {
 	Seconds     float64 `json:"seconds"`
+	Processor   float64 `json:"processorSeconds"` // less than Seconds if more targets ran at once than there are processors
 	Execs       int64   `json:"execs"`
 	Interesting int64   `json:"newInteresting"`
 	Result      string  `json:"result"` // ok, stopped, or what failed
@@ -167,7 +168,8 @@ func (c *campaign) one(ctx context.Context, t target) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	was := c.former[t.String()]
-	d.Seconds, d.Execs, d.Interesting = d.Seconds+was.Seconds, d.Execs+was.Execs, d.Interesting+was.Interesting
+	d.Seconds, d.Processor = d.Seconds+was.Seconds, d.Processor+was.Processor
+	d.Execs, d.Interesting = d.Execs+was.Execs, d.Interesting+was.Interesting
 	c.Done[t.String()] = d
 	delete(c.running, t.String())
 	c.left--
@@ -242,6 +244,9 @@ func (c *campaign) execute(ctx context.Context, t target, binary string) *done {
 	err = cmd.Run()
 	w.Close()
 	reading.Wait()
+	if s := cmd.ProcessState; s != nil { // with its worker, which it has waited for
+		d.Processor = (s.UserTime() + s.SystemTime()).Seconds()
+	}
 	switch {
 	case ctx.Err() != nil:
 		d.Result = "stopped"
@@ -260,7 +265,7 @@ func (c *campaign) execute(ctx context.Context, t target, binary string) *done {
 func (c *campaign) table(targets []target) (failed int) {
 	fmt.Println()
 	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "target\tseconds\texecs\tnew interesting\tresult\t")
+	fmt.Fprintln(w, "target\tseconds\tof a processor\texecs\tnew interesting\tresult\t")
 	var execs int64
 	ok := 0
 	for _, t := range targets {
@@ -268,7 +273,7 @@ func (c *campaign) table(targets []target) (failed int) {
 		if d == nil {
 			d = &done{Result: "not run"}
 		}
-		fmt.Fprintf(w, "%s\t%.0f\t%d\t%d\t%s\t\n", t, d.Seconds, d.Execs, d.Interesting, d.Result)
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%d\t%d\t%s\t\n", t, d.Seconds, d.Processor, d.Execs, d.Interesting, d.Result)
 		execs += d.Execs
 		switch d.Result {
 		case "ok":

@@ -44,9 +44,6 @@ func (s *Space) lastModified(it *storage.Iterator, span storage.Span, published 
 	newest := int64(0)
 	for ok := it.First(); ok; {
 		row := it.Key()
-		if len(row) < 2+2+suffixLen {
-			return 0, corrupt(tableVersions, "short key")
-		}
 		if mod, _ := versionStamp(row); mod > current {
 			ok = it.Next() // an older version of the key, or the newest of the next
 			continue

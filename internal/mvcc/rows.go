@@ -101,8 +101,14 @@ func appendNewestKey(dst []byte, id SpaceID, key []byte, rev int64) []byte {
 	return appendVersionKey(dst, id, key, rev, ^uint32(0))
 }
 
-// versionStamp returns the revision and sub of a version row's key.
+const minVersionKeyLen = 2 + 2 + suffixLen
+
+// versionStamp returns the revision and sub of a version row's key, and 0 for a key too short to have any, which
+// decodeVersion refuses: rows may come from a snapshot that a peer sent.
 func versionStamp(row []byte) (rev int64, sub uint32) {
+	if len(row) < minVersionKeyLen {
+		return 0, 0
+	}
 	s := row[len(row)-suffixLen:]
 	return int64(^binary.BigEndian.Uint64(s)), ^binary.BigEndian.Uint32(s[8:])
 }
@@ -146,7 +152,7 @@ func appendVersionValue(dst []byte, r *record) []byte {
 
 // decodeVersion reads a version row into r. r.value aliases the row.
 func decodeVersion(r *record, row, value []byte) error {
-	if len(row) < 2+2+suffixLen || len(value) == 0 {
+	if len(row) < minVersionKeyLen || len(value) == 0 {
 		return corrupt(tableVersions, "short row")
 	}
 	r.mod, r.sub = versionStamp(row)

@@ -53,10 +53,6 @@ func (sc *scanner) next() bool {
 	}
 	for steps := 0; ok; {
 		row := sc.it.Key()
-		if len(row) < 2+2+suffixLen {
-			sc.err = corrupt(tableVersions, "short key")
-			return false
-		}
 		if mod, _ := versionStamp(row); mod > sc.rev {
 			// The row reached next may be of the key after this one: then it is that key's newest version.
 			if steps < stepsBeforeSeek {
