@@ -206,7 +206,8 @@ func (c *campaign) execute(ctx context.Context, t target, binary string) *done {
 		d.Result = err.Error()
 		return d
 	}
-	cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.fuzz=^"+t.name+"$", "-test.fuzztime="+c.remaining(t).Round(time.Second).String(), "-test.parallel=1", "-test.fuzzminimizetime="+min(c.o.time/10, time.Minute).String(),
+	cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.fuzz=^"+t.name+"$", "-test.fuzztime="+c.remaining(t).Round(time.Second).String(), "-test.parallel=1",
+		"-test.fuzzminimizetime=2s", // for each interesting input, too: a minute of it leaves no time for new ones
 		"-test.fuzzcachedir="+filepath.Join(c.cache, t.dir), "-test.timeout=0")
 	cmd.Dir = dir
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) } // it ends its worker, too

@@ -182,6 +182,24 @@ func TestInitialCluster(t *testing.T) {
 	}
 }
 
+// TestURLsThatAreNone: an error shows the way out where people go wrong most.
+func TestURLsThatAreNone(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"127.0.0.1:2379":       "write https://127.0.0.1:2379",
+		"localhost:2379":       "write https://localhost:2379",
+		":2379":                "write https://:2379",
+		"https://a:1,[::1]:99": "write https://[::1]:99",
+		"tcp://a:1":            "URL scheme must be http, https, unix, or unixs",
+		"https://a":            `"host:port"`,
+		"https://a:1/path":     "must not contain a path",
+	} {
+		if urls, err := ParseURLs(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, %v; want %q", text, urls, err, want)
+		}
+	}
+}
+
 func FuzzParseURLs(f *testing.F) {
 	for _, s := range []string{"", "http://127.0.0.1:1", "unix://a:1,unixs://b", "https://[::1]:2379,x"} {
 		f.Add(s)

@@ -36,6 +36,11 @@ func ParseURLs(list string) (URLs, error) {
 }
 
 func parseURL(s string) (*url.URL, error) {
+	if !strings.Contains(s, "://") {
+		if _, _, err := net.SplitHostPort(s); err == nil { // what net/url says of it helps nobody
+			return nil, fmt.Errorf("URL has no scheme: %s: write https://%s", s, s)
+		}
+	}
 	u, err := url.Parse(s)
 	if err != nil {
 		return nil, err
