@@ -3,6 +3,7 @@ package consulapi
 import (
 	"net/http"
 	"reflect"
+	"unicode/utf8"
 
 	"github.com/hashicorp/go-bexpr"
 	"github.com/hashicorp/go-bexpr/grammar"
@@ -18,6 +19,9 @@ func compile(expression string, like any) (*filter, error) {
 	}
 	if len(expression) > maxFilter {
 		return nil, refuse(http.StatusBadRequest, "Invalid filter: it is longer than %d bytes", maxFilter)
+	}
+	if !utf8.ValidString(expression) {
+		return nil, refuse(http.StatusBadRequest, "Invalid filter: it is not UTF-8")
 	}
 	tree, err := grammar.Parse("", []byte(expression), grammar.MaxExpressions(maxExpressions))
 	if err == nil {

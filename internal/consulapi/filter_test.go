@@ -114,6 +114,9 @@ func TestFiltersThatAreNone(t *testing.T) {
 	if a := l.get("/v1/catalog/nodes?filter=" + strings.Repeat("a", maxFilter+1)); a.status != 400 {
 		t.Errorf("a long filter: %d", a.status)
 	}
+	if a := l.get("/v1/catalog/nodes?filter=Node==%22%92%22"); a.status != 400 || !strings.Contains(a.body, "UTF-8") {
+		t.Errorf("a filter of no text: %d %s", a.status, a.body)
+	}
 	// Nesting makes the grammar's parser start over again and again: its work is bounded.
 	began := time.Now()
 	nested := strings.Repeat("(", 2000) + "Node == a" + strings.Repeat(")", 2000)
@@ -178,8 +181,8 @@ func FuzzFilter(f *testing.F) {
 	v := instance{Node: node{Node: "n", Meta: map[string]string{"a": "b"}}, Checks: []check{{Status: "passing"}}}
 	f.Fuzz(func(t *testing.T, expression string) {
 		size := len(expression)
-		if strings.Count(expression, "(") > 2 {
-			size = 1 << 20 // each parenthesis inside another costs four times as much, up to maxExpressions: docs/compat/consul.md
+		for range min(strings.Count(expression, "("), 4) { // each around the rest costs many times as much, up to maxExpressions: docs/compat/consul.md
+			size *= 16
 		}
 		fuzztest.Bounded(t, size, func() {
 			c, err := compile(expression, instance{})
