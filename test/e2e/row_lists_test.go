@@ -202,7 +202,7 @@ func (s slowly) Read(b []byte) (int, error) {
 }
 
 // TestRowSlowReaders is row 17: who asks for everything and reads a kilobyte a second must not cost the member more memory than
-// its budget, nor others their answers.
+// its budget, nor others their answers. Range, whose answer is one message, is measured; RangeStream keeps the promise.
 func TestRowSlowReaders(t *testing.T) {
 	size, readers := record.Pick[int64](16<<20, 1<<30), record.Pick(4, 50)
 	if testing.Short() && !record.Full() {
@@ -219,6 +219,30 @@ func TestRowSlowReaders(t *testing.T) {
 	defer cancel()
 	c.fillLists(ctx, size)
 	base := anonymous(t, c.members[0])
+	inPieces := c.slowReaders(ctx, readers, "RangeStream", base+8*size)
+	if inPieces.peak > base+512<<20 {
+		t.Errorf("RangeStream to %d slow readers took %d MB above the %d MB before", readers, (inPieces.peak-base)>>20, base>>20)
+	}
+	whole := c.slowReaders(ctx, readers, "Range", base+2048<<20+8*size) // the machine's other guests
+	above := func(r slowReading) int64 { return (r.peak - base) >> 20 }
+	record.Row(t, 17, fmt.Sprintf("%d readers of 1 kB/s ask for %d MB each, base %d MB. RangeStream: memory %d MB above it, other clients' read and write at most %v, %d readers refused. Range: %d MB, %v, %d",
+		readers, size>>20, base>>20, above(inPieces), inPieces.others.Round(time.Millisecond), inPieces.refused, above(whole), whole.others.Round(time.Millisecond), whole.refused),
+		map[string]float64{"stream_above_base_mb": float64(above(inPieces)), "above_base_mb": float64(above(whole)), "base_mb": float64(base >> 20), "stream_others_max_ms": float64(inPieces.others.Milliseconds()),
+			"others_max_ms": float64(whole.others.Milliseconds()), "stream_refused": float64(inPieces.refused), "refused": float64(whole.refused)})
+}
+
+// slowReading is what slow readers did to a member and to others.
+type slowReading struct {
+	peak    int64         // bytes of the member's memory
+	others  time.Duration // the longest read and write of another client
+	refused int64         // readers whose answer ended early
+}
+
+// slowReaders lets readers ask the first member for the whole list with a call of KV and read a kilobyte a second for a while,
+// or until the member's memory passes limit.
+func (c *cluster) slowReaders(ctx context.Context, readers int, call string, limit int64) slowReading {
+	t := c.t
+	t.Helper()
 	asking, stop := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -231,17 +255,15 @@ func TestRowSlowReaders(t *testing.T) {
 		check(t, conn.Invoke(ctx, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: []byte("list/00000001")}, &n)) // connected
 		slow.Store(true)
 		work.Go(func() {
-			err := conn.Invoke(asking, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: []byte("list/"), RangeEnd: []byte("list0")}, &n)
+			n, err := listOf(asking, conn, call)
 			if asking.Err() == nil {
 				refused.Add(1)
-				t.Logf("a slow reader was answered %v after %d bytes", err, n)
+				t.Logf("a slow reader of %s was answered %v after %d bytes", call, err, n)
 			}
 		})
 	}
-	peak := base
+	r := slowReading{peak: anonymous(t, c.members[0])}
 	other := c.dial(0)
-	var took []time.Duration
-	limit := base + 2048<<20 + 8*size // the machine's other guests
 	for end := time.Now().Add(record.Pick(3*time.Second, time.Minute)); time.Now().Before(end); {
 		begin := time.Now()
 		asked, done := context.WithTimeout(ctx, 20*time.Second)
@@ -251,20 +273,37 @@ func TestRowSlowReaders(t *testing.T) {
 		}
 		done()
 		if err != nil {
-			t.Errorf("another client: %v", err)
+			t.Errorf("%s: another client: %v", call, err)
 			break
 		}
-		took = append(took, time.Since(begin))
-		peak = max(peak, anonymous(t, c.members[0]))
-		if peak > limit {
-			t.Errorf("stopped at %d MB", peak>>20)
+		r.others = max(r.others, time.Since(begin))
+		if r.peak = max(r.peak, anonymous(t, c.members[0])); r.peak > limit {
+			t.Errorf("%s: stopped at %d MB", call, r.peak>>20)
 			break
 		}
 		<-time.After(20 * time.Millisecond)
 	}
-	slices.Sort(took)
-	worst := took[len(took)-1]
-	record.Row(t, 17, fmt.Sprintf("%d readers of 1 kB/s ask for %d MB each: memory %d MB above the %d MB before, other clients' read and write at most %v, %d readers refused",
-		readers, size>>20, (peak-base)>>20, base>>20, worst.Round(time.Millisecond), refused.Load()),
-		map[string]float64{"above_base_mb": float64((peak - base) >> 20), "base_mb": float64(base >> 20), "others_max_ms": float64(worst.Milliseconds()), "refused": float64(refused.Load())})
+	r.refused = refused.Load()
+	return r
+}
+
+// listOf asks for the whole list, by a call of KV with one answer or with many, and returns the bytes that came.
+func listOf(ctx context.Context, conn *grpc.ClientConn, call string) (sum int, err error) {
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{StreamName: call, ServerStreams: true}, "/etcdserverpb.KV/"+call)
+	if err != nil {
+		return 0, err
+	}
+	if err := stream.SendMsg(&pb.RangeRequest{Key: []byte("list/"), RangeEnd: []byte("list0")}); err != nil {
+		return 0, err
+	}
+	if err := stream.CloseSend(); err != nil {
+		return 0, err
+	}
+	for {
+		var n int
+		if err := stream.RecvMsg(&n); err != nil {
+			return sum, err
+		}
+		sum += n
+	}
 }
