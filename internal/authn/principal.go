@@ -81,7 +81,7 @@ func (adopted) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, erro
 	if own.encrypted {
 		level = credentials.PrivacyAndIntegrity
 	}
-	return c, AuthInfo{
+	return takeTurns(c), AuthInfo{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: level},
 		Principal:      own.live.Principal,
 		encrypted:      own.encrypted,

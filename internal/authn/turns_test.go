@@ -1,0 +1,91 @@
+package authn
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"testing"
+
+	"golang.org/x/net/http2"
+)
+
+// TestTurnsCountFrames: frames are counted as golang.org/x/net/http2 reads them, wherever reads end.
+func TestTurnsCountFrames(t *testing.T) {
+	t.Parallel()
+	var stream bytes.Buffer
+	stream.WriteString(http2Preface)
+	f := http2.NewFramer(&stream, nil)
+	want := 0
+	write := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		want++
+	}
+	write(f.WriteSettings())
+	for i := range uint32(300) {
+		write(f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: make([]byte, i%40), EndHeaders: true}))
+		write(f.WriteData(2*i+1, false, make([]byte, i*i%9000)))
+		write(f.WriteRSTStream(2*i+1, http2.ErrCodeCancel))
+	}
+	for _, size := range []int{1, 2, 7, 8, 9, 10, 64, 4096, 1 << 20} {
+		c, got := takeTurns(nil), 0
+		for rest := stream.Bytes(); len(rest) > 0; {
+			n := min(size, len(rest))
+			got += c.count(rest[:n])
+			rest = rest[n:]
+		}
+		if got != want || c.left != 0 || c.have != 0 {
+			t.Errorf("reads of %d bytes: %d frames, %d and %d bytes left; want %d frames", size, got, c.left, c.have, want)
+		}
+	}
+}
+
+// TestTurnsReadEverything: what is read is what was sent; a crowd of small frames comes in small reads, a large frame in large ones.
+func TestTurnsReadEverything(t *testing.T) {
+	t.Parallel()
+	var sent bytes.Buffer
+	sent.WriteString(http2Preface)
+	f := http2.NewFramer(&sent, nil)
+	for i := range uint32(10_000) {
+		if err := f.WriteRSTStream(2*i+1, http2.ErrCodeCancel); err != nil {
+			t.Fatal(err)
+		}
+	}
+	crowd := sent.Len()
+	if err := f.WriteData(1, false, make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	c := takeTurns(whole{from: bytes.NewReader(sent.Bytes())})
+	var got []byte
+	b := make([]byte, 32<<10)
+	small, large := 0, 0
+	for {
+		n, err := c.Read(b)
+		got = append(got, b[:n]...)
+		switch {
+		case err == io.EOF:
+			if !bytes.Equal(got, sent.Bytes()) {
+				t.Error("what was read is not what was sent")
+			}
+			if small == 0 || large == 0 {
+				t.Errorf("%d small reads in the crowd, %d large ones after it", small, large)
+			}
+			return
+		case err != nil:
+			t.Fatal(err)
+		case len(got) <= crowd && n <= crowdedRead:
+			small++
+		case len(got) > crowd && n == len(b):
+			large++
+		}
+	}
+}
+
+// whole is a connection from which everything can be read at once.
+type whole struct {
+	net.Conn
+	from *bytes.Reader
+}
+
+func (w whole) Read(b []byte) (int, error) { return w.from.Read(b) }
