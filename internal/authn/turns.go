@@ -4,44 +4,77 @@ import (
 	"encoding/binary"
 	"net"
 	"runtime"
+	"runtime/metrics"
+	"sync/atomic"
+	"time"
 )
 
-// turns is a gRPC connection whose reader lets others run after some frames. A frame of a few bytes starts a goroutine, or work
-// for a second one; a reader that always has more to read would start thousands before any of them had its turn, which costs
-// memory, and every other connection its time: a client that opens and resets streams as fast as it can would be served, and
-// nobody else. It belongs to the one goroutine that reads.
+// turns is a gRPC connection whose reader lets others run while too many wait for a processor. A frame of a few bytes starts a
+// goroutine, or work for one; a reader that always has more to read would start thousands before any of them had its turn, which
+// costs memory, and every other connection its time: a client that opens and resets streams as fast as it can would be served,
+// and nobody else. It belongs to the one goroutine that reads.
 type turns struct {
 	net.Conn
-	left    uint32 // bytes of the preface or of a frame's payload that have not come yet
-	head    [frameHeader]byte
-	have    int // bytes of head
-	frames  int // since others had their turn
-	crowded bool
+	left   uint32 // bytes of the preface or of a frame's payload that have not come yet
+	head   [frameHeader]byte
+	have   int // bytes of head
+	frames int // since the last look at who waits
+	small  bool
 }
 
 const (
 	frameHeader   = 9
 	framesPerTurn = 32
-	crowdedFrame  = 256     // bytes a frame below which reads are kept small: there are more frames in them than a turn has
-	crowdedRead   = 2 << 10 // bytes
+	smallFrame    = 256     // bytes a frame below which reads are kept small: there are more frames in them than a turn has
+	smallRead     = 2 << 10 // bytes
 )
 
 func takeTurns(c net.Conn) *turns { return &turns{Conn: c, left: uint32(len(http2Preface))} }
 
-// Read reads, and before that lets others run if what was read last gave work to many of them.
+// Read reads; before that it lets others run if what was read lately gave work to many of them, and many wait.
 func (t *turns) Read(b []byte) (int, error) {
 	if t.frames >= framesPerTurn {
 		t.frames = 0
-		runtime.Gosched()
+		if queue.long() {
+			runtime.Gosched()
+		}
 	}
-	if t.crowded {
-		b = b[:min(len(b), crowdedRead)]
+	if t.small {
+		b = b[:min(len(b), smallRead)]
 	}
 	n, err := t.Conn.Read(b)
 	frames := t.count(b[:n])
 	t.frames += frames
-	t.crowded = frames > 1 && frames*crowdedFrame > n
+	t.small = frames > 1 && frames*smallFrame > n
 	return n, err
+}
+
+// runQueue knows whether more goroutines than usual wait for a processor. To yield when there are few costs a good deal: answers
+// are no longer written together.
+type runQueue struct {
+	looked atomic.Int64 // nanoseconds after start
+	many   atomic.Bool
+}
+
+const (
+	queueLook     = time.Millisecond // between looks
+	queuePerCPU   = 500              // goroutines: some ten milliseconds of work, some ten megabytes of stacks
+	queueRunnable = "/sched/goroutines/runnable:goroutines"
+)
+
+var (
+	queue      runQueue
+	queueStart = time.Now()
+)
+
+func (q *runQueue) long() bool {
+	now, looked := int64(time.Since(queueStart)), q.looked.Load()
+	if now-looked >= int64(queueLook) && q.looked.CompareAndSwap(looked, now) {
+		sample := []metrics.Sample{{Name: queueRunnable}}
+		metrics.Read(sample)
+		q.many.Store(sample[0].Value.Uint64() > uint64(queuePerCPU*runtime.GOMAXPROCS(0)))
+	}
+	return q.many.Load()
 }
 
 // count returns how many frames end their header in b, the next bytes of the connection.

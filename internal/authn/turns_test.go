@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -74,11 +77,41 @@ func TestTurnsReadEverything(t *testing.T) {
 			return
 		case err != nil:
 			t.Fatal(err)
-		case len(got) <= crowd && n <= crowdedRead:
+		case len(got) <= crowd && n <= smallRead:
 			small++
 		case len(got) > crowd && n == len(b):
 			large++
 		}
+	}
+}
+
+// TestRunQueue: it is long while more goroutines wait for a processor than a few, and short again when they are gone.
+func TestRunQueue(t *testing.T) { // not in parallel: it is about the whole process
+	procs := runtime.GOMAXPROCS(0)
+	var q runQueue
+	look := func() bool {
+		q.looked.Store(-int64(queueLook))
+		return q.long()
+	}
+	if look() {
+		t.Error("long before anything was done")
+	}
+	var end atomic.Bool
+	var work sync.WaitGroup
+	for range 4 * queuePerCPU * procs {
+		work.Go(func() {
+			for !end.Load() {
+				runtime.Gosched()
+			}
+		})
+	}
+	if !look() {
+		t.Error("not long while thousands wait")
+	}
+	end.Store(true)
+	work.Wait()
+	if look() {
+		t.Error("long after all have gone")
 	}
 }
 
