@@ -52,6 +52,7 @@ func (t *turns) Read(b []byte) (int, error) {
 // runQueue knows whether more goroutines than usual wait for a processor. To yield when there are few costs a good deal: answers
 // are no longer written together.
 type runQueue struct {
+	start  time.Time
 	looked atomic.Int64 // nanoseconds after start
 	many   atomic.Bool
 }
@@ -62,13 +63,12 @@ const (
 	queueRunnable = "/sched/goroutines/runnable:goroutines"
 )
 
-var (
-	queue      runQueue
-	queueStart = time.Now()
-)
+var queue = newRunQueue() // the process has one
+
+func newRunQueue() *runQueue { return &runQueue{start: time.Now()} }
 
 func (q *runQueue) long() bool {
-	now, looked := int64(time.Since(queueStart)), q.looked.Load()
+	now, looked := int64(time.Since(q.start)), q.looked.Load()
 	if now-looked >= int64(queueLook) && q.looked.CompareAndSwap(looked, now) {
 		sample := []metrics.Sample{{Name: queueRunnable}}
 		metrics.Read(sample)

@@ -44,6 +44,29 @@ func TestTurnsCountFrames(t *testing.T) {
 	}
 }
 
+// FuzzTurns: whatever a connection sends, however it comes, the same frames are counted, and not more than there is room for.
+func FuzzTurns(f *testing.F) {
+	f.Add([]byte(http2Preface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00"), 1)
+	f.Add([]byte(http2Preface+"\x00\x00\x02\x00\x00\x00\x00\x00\x01ab\x00\x00\x00\x08"), 7)
+	f.Add([]byte(http2Preface+"\xff\xff\xff\x00\x00\x00\x00\x00\x01ab"), 30)
+	f.Fuzz(func(t *testing.T, data []byte, size int) {
+		size = 1 + int(uint(size)%uint(len(data)+1))
+		whole, parts, inParts := takeTurns(nil), takeTurns(nil), 0
+		atOnce := whole.count(data)
+		for rest := data; len(rest) > 0; {
+			n := min(size, len(rest))
+			inParts += parts.count(rest[:n])
+			rest = rest[n:]
+		}
+		if atOnce != inParts || whole.left != parts.left || whole.have != parts.have {
+			t.Errorf("%d frames at once, %d in parts of %d", atOnce, inParts, size)
+		}
+		if room := max(len(data)-len(http2Preface), 0) / frameHeader; atOnce > room {
+			t.Errorf("%d frames in %d bytes", atOnce, len(data))
+		}
+	})
+}
+
 // TestTurnsReadEverything: what is read is what was sent; a crowd of small frames comes in small reads, a large frame in large ones.
 func TestTurnsReadEverything(t *testing.T) {
 	t.Parallel()
@@ -88,7 +111,7 @@ func TestTurnsReadEverything(t *testing.T) {
 // TestRunQueue: it is long while more goroutines wait for a processor than a few, and short again when they are gone.
 func TestRunQueue(t *testing.T) { // not in parallel: it is about the whole process
 	procs := runtime.GOMAXPROCS(0)
-	var q runQueue
+	q := newRunQueue()
 	look := func() bool {
 		q.looked.Store(-int64(queueLook))
 		return q.long()
