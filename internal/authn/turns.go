@@ -9,33 +9,35 @@ import (
 	"time"
 )
 
-// turns is a gRPC connection whose reader lets others run while too many wait for a processor. A frame of a few bytes starts a
-// goroutine, or work for one; a reader that always has more to read would start thousands before any of them had its turn, which
-// costs memory, and every other connection its time: a client that opens and resets streams as fast as it can would be served,
-// and nobody else. It belongs to the one goroutine that reads.
+// turns is a gRPC connection whose reader lets others run after some frames, and sooner while many wait for a processor. A frame
+// of a few bytes starts a goroutine, or work for one; a reader that always has more to read would start thousands before any of
+// them had its turn, which costs memory, and every other connection its time: a client that opens and resets streams as fast as
+// it can would be served, and nobody else. It belongs to the one goroutine that reads.
 type turns struct {
 	net.Conn
 	left   uint32 // bytes of the preface or of a frame's payload that have not come yet
 	head   [frameHeader]byte
 	have   int // bytes of head
-	frames int // since the last look at who waits
+	frames int // since the last turn of others
+	looked int // frames at the last look at who waits
 	small  bool
 }
 
 const (
 	frameHeader   = 9
-	framesPerTurn = 32
-	smallFrame    = 256     // bytes a frame below which reads are kept small: there are more frames in them than a turn has
+	framesPerTurn = 256     // a millisecond of pings: the scheduler itself would let a reader go on for ten
+	framesPerLook = 32      // after which many goroutines that wait end the turn
+	smallFrame    = 256     // bytes a frame below which reads are kept small: there are many frames in them
 	smallRead     = 2 << 10 // bytes
 )
 
 func takeTurns(c net.Conn) *turns { return &turns{Conn: c, left: uint32(len(http2Preface))} }
 
-// Read reads; before that it lets others run if what was read lately gave work to many of them, and many wait.
+// Read reads; before that it lets others run if it has had its turn.
 func (t *turns) Read(b []byte) (int, error) {
-	if t.frames >= framesPerTurn {
-		t.frames = 0
-		if queue.long() {
+	if t.frames-t.looked >= framesPerLook {
+		if t.looked = t.frames; t.frames >= framesPerTurn || queue.long() {
+			t.frames, t.looked = 0, 0
 			runtime.Gosched()
 		}
 	}
@@ -49,8 +51,8 @@ func (t *turns) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// runQueue knows whether more goroutines than usual wait for a processor. To yield when there are few costs a good deal: answers
-// are no longer written together.
+// runQueue knows whether more goroutines than usual wait for a processor. To yield as often when there are few costs a tenth of
+// the time of small requests: answers are no longer written together.
 type runQueue struct {
 	start  time.Time
 	looked atomic.Int64 // nanoseconds after start
