@@ -83,7 +83,7 @@ type Record struct {
 	mu      sync.Mutex
 	buffer  []Event
 	waiting []chan error // one for each Commit whose event is in buffer
-	lost    uint64
+	lost    lost
 	err     error // of the last write; nil when it went well
 	ending  bool
 
@@ -125,7 +125,7 @@ func (r *Record) Note(e Event) {
 		return
 	}
 	if len(r.buffer) >= mostBuffered {
-		r.lost++
+		r.lost.overflown++
 	} else {
 		r.buffer = append(r.buffer, r.stamp(e))
 	}
@@ -189,41 +189,69 @@ func (r *Record) poke() {
 	}
 }
 
+// lost counts events that are not in the record; the record says so as soon as it can.
+type lost struct {
+	overflown uint64 // the buffer was full
+	unwritten uint64 // the disk did not take them
+}
+
+// batch is what is written as one frame.
+type batch struct {
+	events  []Event
+	waiting []chan error
+	lost    lost // of which events tell
+	markers int  // events that do
+	last    bool // there will be no other
+}
+
 // run is the writer: it takes what has gathered, writes it as one frame, syncs once, and tells who waits.
 func (r *Record) run() {
 	defer close(r.closed)
 	for range r.wake {
 		for {
-			events, waiting, ending := r.take()
-			if len(events) > 0 {
-				err := r.write(events)
+			b := r.take()
+			if len(b.events) > 0 {
+				err := r.write(b)
 				r.mu.Lock()
 				r.err = err
+				if err != nil {
+					r.lost.overflown += b.lost.overflown
+					r.lost.unwritten += b.lost.unwritten + uint64(len(b.events)-b.markers)
+				}
 				r.mu.Unlock()
-				for _, done := range waiting {
+				for _, done := range b.waiting {
 					done <- err
 				}
-				continue
 			}
-			if ending {
+			if b.last {
 				r.finish()
 				return
 			}
-			break
+			if len(b.events) == 0 {
+				break
+			}
 		}
 	}
 }
 
-func (r *Record) take() (events []Event, waiting []chan error, ending bool) {
+func (r *Record) take() (b batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	events, waiting = r.buffer, r.waiting
+	b.events, b.waiting, b.last = r.buffer, r.waiting, r.ending
 	r.buffer, r.waiting = nil, nil
-	if r.lost > 0 {
-		events = append(events, r.stamp(Event{Action: "audit events lost", Subject: strconv.FormatUint(r.lost, 10), Outcome: "the buffer was full"}))
-		r.lost = 0
+	if len(b.events) == 0 && !b.last {
+		return b // nobody asks for another try
 	}
-	return events, waiting, r.ending
+	tell := func(n uint64, at int, why string) {
+		if n > 0 {
+			b.events = slices.Insert(b.events, at, r.stamp(Event{Action: "audit events lost", Subject: strconv.FormatUint(n, 10), Outcome: why}))
+			b.markers++
+		}
+	}
+	tell(r.lost.unwritten, 0, "they could not be written")
+	tell(r.lost.overflown, len(b.events), "the buffer was full")
+	b.lost, r.lost = r.lost, lost{}
+	return b
 }
 
 func (r *Record) finish() {
@@ -237,19 +265,19 @@ func (r *Record) finish() {
 	r.err = errors.Join(r.err, err)
 }
 
-// write appends one frame. A failure is final for the file: after a while a new one is begun.
-func (r *Record) write(events []Event) error {
+// write appends one frame. A failure is final for the file: after a while, or for the last frame, a new one is begun.
+func (r *Record) write(b batch) error {
 	if r.w == nil {
 		now := r.o.Now()
-		if now.Before(r.retryAt) {
-			return r.Err()
+		if now.Before(r.retryAt) && !b.last {
+			return r.err // nobody else writes it
 		}
 		r.retryAt = now.Add(retryAfter)
 		if err := r.begin(); err != nil {
 			return fmt.Errorf("audit: %w", err)
 		}
 	}
-	payload, err := encode(events, r.seq)
+	payload, err := encode(b.events, r.seq)
 	if err == nil {
 		_, err = r.w.Append(payload)
 	}
@@ -264,7 +292,7 @@ func (r *Record) write(events []Event) error {
 		r.w, r.retryAt = nil, r.o.Now().Add(retryAfter)
 		return fmt.Errorf("audit: %w", err)
 	}
-	r.seq += uint64(len(events))
+	r.seq += uint64(len(b.events))
 	if r.w.Size() >= r.o.SegmentBytes {
 		r.rotate()
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -327,8 +328,55 @@ func TestUnwritableRecordSaysSoAndRecovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	all, _ := f.read(t)
-	if len(all) != 2 || all[0].Subject != "before" || all[1].Subject != "after" || all[1].Seq != 2 {
+	if len(all) != 3 || all[0].Subject != "before" || all[1].Action != "audit events lost" || all[1].Subject != "2" || all[1].Outcome != "they could not be written" || all[2].Subject != "after" || all[2].Seq != 3 {
 		t.Fatalf("%+v", all)
+	}
+}
+
+// TestCloseTellsWhatWasLost: the end is the last chance to write, and to say what could not be written, whenever the disk failed.
+func TestCloseTellsWhatWasLost(t *testing.T) {
+	t.Parallel()
+	for _, recovers := range []bool{true, false} {
+		f := newFixture(t)
+		disk := &failing{}
+		r := f.open(t, func(o *Options) { o.FS = errorfs.Wrap(f.fs, disk) })
+		commit(t, r, "before")
+		disk.set(true)
+		if err := r.Commit(Event{Action: "test"}); !errors.Is(err, os.ErrPermission) {
+			t.Fatal(err)
+		}
+		for range 3 {
+			r.Note(Event{Action: "noise"})
+		}
+		disk.set(!recovers)
+		if err := r.Close(); (err == nil) != recovers {
+			t.Fatalf("the disk recovers: %t, Close: %v", recovers, err)
+		}
+		disk.set(false)
+		all, _ := f.read(t)
+		if !recovers {
+			if len(all) != 1 {
+				t.Errorf("%+v", all)
+			}
+			continue
+		}
+		// The noise may have come before the end or with it.
+		lost, noise := 0, 0
+		for _, e := range all[1:] {
+			switch e.Action {
+			case "noise":
+				noise++
+			case "audit events lost":
+				n, err := strconv.Atoi(e.Subject)
+				if err != nil {
+					t.Fatal(err)
+				}
+				lost += n
+			}
+		}
+		if lost == 0 || lost+noise != 4 {
+			t.Errorf("%d lost and %d noise of 4: %+v", lost, noise, all)
+		}
 	}
 }
 
@@ -380,7 +428,7 @@ func TestOverflowIsCounted(t *testing.T) {
 	for range mostBuffered + 5 {
 		r.Note(Event{Action: "noise"})
 	}
-	events, _, _ := r.take()
+	events := r.take().events
 	last := events[len(events)-1]
 	if len(events) != mostBuffered+1 || last.Action != "audit events lost" || last.Subject != "5" {
 		t.Fatalf("%d events, last %+v", len(events), last)
