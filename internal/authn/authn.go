@@ -3,7 +3,8 @@
 //
 // Job: TLS settings of etcd's flags and of Holdfast's own issued identities; hot reload of certificates, keys, CA bundles
 // and CRLs; verification; gates, which accept connections, bound their handshakes and hand them to the gRPC, web or peer
-// server; the registry of live connections, so that a revocation cuts them. Non-job: issuing certificates (ca), rights
+// server; turns of gRPC's readers, so that one busy connection leaves time to others; the registry of live connections, so
+// that a revocation cuts them. Non-job: issuing certificates (ca), rights
 // (policy, core), passwords and tokens (core), serving requests.
 //
 // Invariants:

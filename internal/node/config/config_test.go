@@ -198,6 +198,11 @@ func TestURLsThatAreNone(t *testing.T) {
 			t.Errorf("%q: %v, %v; want %q", text, urls, err, want)
 		}
 	}
+	for _, text := range []string{"unix:/tmp/a.sock", "unix:///tmp/a.sock", "unixs:/a:1"} {
+		if _, err := ParseURLs(text); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
 }
 
 func FuzzParseURLs(f *testing.F) {

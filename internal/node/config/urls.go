@@ -36,14 +36,15 @@ func ParseURLs(list string) (URLs, error) {
 }
 
 func parseURL(s string) (*url.URL, error) {
-	if !strings.Contains(s, "://") {
-		if _, _, err := net.SplitHostPort(s); err == nil { // what net/url says of it helps nobody
+	u, err := url.Parse(s)
+	if err != nil || !slices.Contains([]string{"http", "https", "unix", "unixs"}, u.Scheme) {
+		if _, _, none := net.SplitHostPort(s); none == nil && !strings.Contains(s, "://") { // what net/url says of it helps nobody
 			return nil, fmt.Errorf("URL has no scheme: %s: write https://%s", s, s)
 		}
-	}
-	u, err := url.Parse(s)
-	if err != nil {
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("URL scheme must be http, https, unix, or unixs: %s", s)
 	}
 	switch u.Scheme {
 	case "http", "https":
@@ -57,8 +58,6 @@ func parseURL(s string) (*url.URL, error) {
 		if u.Host+u.Path == "" {
 			return nil, fmt.Errorf("URL names no socket: %s", s)
 		}
-	default:
-		return nil, fmt.Errorf("URL scheme must be http, https, unix, or unixs: %s", s)
 	}
 	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("URL must be scheme and address only: %s", s)
