@@ -199,8 +199,7 @@ type lost struct {
 type batch struct {
 	events  []Event
 	waiting []chan error
-	lost    lost // of which events tell
-	markers int  // events that do
+	lacks   lost // what the record lacks unless this is written: what its events tell of, and themselves
 	last    bool // there will be no other
 }
 
@@ -215,8 +214,8 @@ func (r *Record) run() {
 				r.mu.Lock()
 				r.err = err
 				if err != nil {
-					r.lost.overflown += b.lost.overflown
-					r.lost.unwritten += b.lost.unwritten + uint64(len(b.events)-b.markers)
+					r.lost.overflown += b.lacks.overflown
+					r.lost.unwritten += b.lacks.unwritten
 				}
 				r.mu.Unlock()
 				for _, done := range b.waiting {
@@ -242,15 +241,15 @@ func (r *Record) take() (b batch) {
 	if len(b.events) == 0 && !b.last {
 		return b // nobody asks for another try
 	}
+	b.lacks = lost{r.lost.overflown, r.lost.unwritten + uint64(len(b.events))}
 	tell := func(n uint64, at int, why string) {
 		if n > 0 {
 			b.events = slices.Insert(b.events, at, r.stamp(Event{Action: "audit events lost", Subject: strconv.FormatUint(n, 10), Outcome: why}))
-			b.markers++
 		}
 	}
 	tell(r.lost.unwritten, 0, "they could not be written")
 	tell(r.lost.overflown, len(b.events), "the buffer was full")
-	b.lost, r.lost = r.lost, lost{}
+	r.lost = lost{}
 	return b
 }
 

@@ -15,6 +15,9 @@ import (
 // it can would be served, and nobody else. It belongs to the one goroutine that reads.
 type turns struct {
 	net.Conn
+	queue *runQueue
+	yield func() // lets others run
+
 	left   uint32 // bytes of the preface or of a frame's payload that have not come yet
 	head   [frameHeader]byte
 	have   int // bytes of head
@@ -31,14 +34,16 @@ const (
 	smallRead     = 2 << 10 // bytes
 )
 
-func takeTurns(c net.Conn) *turns { return &turns{Conn: c, left: uint32(len(http2Preface))} }
+func takeTurns(c net.Conn) *turns {
+	return &turns{Conn: c, queue: queue, yield: runtime.Gosched, left: uint32(len(http2Preface))}
+}
 
 // Read reads; before that it lets others run if it has had its turn.
 func (t *turns) Read(b []byte) (int, error) {
 	if t.frames-t.looked >= framesPerLook {
-		if t.looked = t.frames; t.frames >= framesPerTurn || queue.long() {
+		if t.looked = t.frames; t.frames >= framesPerTurn || t.queue.long() {
 			t.frames, t.looked = 0, 0
-			runtime.Gosched()
+			t.yield()
 		}
 	}
 	if t.small {

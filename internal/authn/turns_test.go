@@ -108,6 +108,47 @@ func TestTurnsReadEverything(t *testing.T) {
 	}
 }
 
+// TestTurnsEnd: many small frames end a turn, sooner while many goroutines wait; one large frame does not, however long it is.
+func TestTurnsEnd(t *testing.T) {
+	t.Parallel()
+	const frames = 10_000
+	var crowd, large bytes.Buffer
+	crowd.WriteString(http2Preface)
+	large.WriteString(http2Preface)
+	f := http2.NewFramer(&crowd, nil)
+	for i := range uint32(frames) {
+		if err := f.WriteRSTStream(2*i+1, http2.ErrCodeCancel); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := http2.NewFramer(&large, nil).WriteData(1, false, make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	perRead := smallRead/(frameHeader+4) + 1 // a turn ends with a read
+	for _, test := range []struct {
+		name  string
+		sent  []byte
+		many  bool
+		least int
+		most  int
+	}{
+		{"frames, nobody waits", crowd.Bytes(), false, frames / (framesPerTurn + 2*perRead), frames / framesPerTurn},
+		{"frames, many wait", crowd.Bytes(), true, frames / (framesPerLook + 2*perRead), frames / framesPerLook},
+		{"one frame, many wait", large.Bytes(), true, 0, 0},
+	} {
+		c, turns := takeTurns(whole{from: bytes.NewReader(test.sent)}), 0
+		c.queue, c.yield = newRunQueue(), func() { turns++ }
+		c.queue.looked.Store(1 << 62) // it has looked
+		c.queue.many.Store(test.many)
+		if _, err := io.Copy(io.Discard, struct{ io.Reader }{c}); err != nil {
+			t.Fatal(err)
+		}
+		if turns < test.least || turns > test.most {
+			t.Errorf("%s: %d turns, want %d to %d", test.name, turns, test.least, test.most)
+		}
+	}
+}
+
 // TestRunQueue: it is long while more goroutines wait for a processor than a few, and short again when they are gone.
 func TestRunQueue(t *testing.T) { // not in parallel: it is about the whole process
 	procs := runtime.GOMAXPROCS(0)

@@ -181,10 +181,10 @@ func FuzzFilter(f *testing.F) {
 	v := instance{Node: node{Node: "n", Meta: map[string]string{"a": "b"}}, Checks: []check{{Status: "passing"}}}
 	f.Fuzz(func(t *testing.T, expression string) {
 		size := len(expression)
-		switch n := strings.Count(expression, "("); { // each around the rest costs many times as much, up to maxExpressions: docs/compat/consul.md
-		case n > 2:
+		// Each parenthesis around the rest costs many times as much, up to maxExpressions: docs/compat/consul.md.
+		if n := strings.Count(expression, "("); n > 2 {
 			size = 1 << 20
-		default:
+		} else {
 			size <<= 4 * n
 		}
 		fuzztest.Bounded(t, size, func() {

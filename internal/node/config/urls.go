@@ -37,14 +37,8 @@ func ParseURLs(list string) (URLs, error) {
 
 func parseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
-	if err != nil || !slices.Contains([]string{"http", "https", "unix", "unixs"}, u.Scheme) {
-		if _, _, none := net.SplitHostPort(s); none == nil && !strings.Contains(s, "://") { // what net/url says of it helps nobody
-			return nil, fmt.Errorf("URL has no scheme: %s: write https://%s", s, s)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return nil, fmt.Errorf("URL scheme must be http, https, unix, or unixs: %s", s)
+	if err != nil {
+		return nil, orNoScheme(s, err)
 	}
 	switch u.Scheme {
 	case "http", "https":
@@ -58,11 +52,21 @@ func parseURL(s string) (*url.URL, error) {
 		if u.Host+u.Path == "" {
 			return nil, fmt.Errorf("URL names no socket: %s", s)
 		}
+	default:
+		return nil, orNoScheme(s, fmt.Errorf("URL scheme must be http, https, unix, or unixs: %s", s))
 	}
 	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("URL must be scheme and address only: %s", s)
 	}
 	return u, nil
+}
+
+// orNoScheme returns what is wrong with s if it is an address only, which net/url says in words that help nobody, or err.
+func orNoScheme(s string, err error) error {
+	if _, _, none := net.SplitHostPort(s); none == nil && !strings.Contains(s, "://") {
+		return fmt.Errorf("URL has no scheme: %s: write https://%s", s, s)
+	}
+	return err
 }
 
 // MustURLs is ParseURLs for constants.
