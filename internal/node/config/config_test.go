@@ -190,6 +190,7 @@ func TestURLsThatAreNone(t *testing.T) {
 		"localhost:2379":       "write https://localhost:2379",
 		":2379":                "write https://:2379",
 		"https://a:1,[::1]:99": "write https://[::1]:99",
+		"//a:1":                "URL scheme must be http, https, unix, or unixs",
 		"tcp://a:1":            "URL scheme must be http, https, unix, or unixs",
 		"https://a":            `"host:port"`,
 		"https://a:1/path":     "must not contain a path",

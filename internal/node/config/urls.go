@@ -61,12 +61,15 @@ func parseURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// orNoScheme returns what is wrong with s if it is an address only, which net/url says in words that help nobody, or err.
+// orNoScheme returns what is wrong with s if https:// is all that it lacks, which net/url says in words that help nobody, or err.
 func orNoScheme(s string, err error) error {
-	if _, _, none := net.SplitHostPort(s); none == nil && !strings.Contains(s, "://") {
-		return fmt.Errorf("URL has no scheme: %s: write https://%s", s, s)
+	if strings.Contains(s, "://") {
+		return err
 	}
-	return err
+	if _, other := parseURL("https://" + s); other != nil {
+		return err
+	}
+	return fmt.Errorf("URL has no scheme: %s: write https://%s", s, s)
 }
 
 // MustURLs is ParseURLs for constants.
